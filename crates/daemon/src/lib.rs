@@ -1,0 +1,1 @@
+//! The brain of stayput: readiness, handover, drain, logs and control.

@@ -1,0 +1,1 @@
+//! The guard and the keeper: they hold every socket and spawn every service.

@@ -1,0 +1,1 @@
+//! The pure core of stayput: what a service is and what happens next.

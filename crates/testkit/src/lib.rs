@@ -1,0 +1,1 @@
+//! Misbehaving servers, a load client that accounts for every connection, and a test environment.

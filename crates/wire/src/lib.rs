@@ -1,0 +1,1 @@
+//! The control API of stayput: requests, replies, events and a client.

@@ -1,0 +1,3 @@
+//! Set-up, test, bench and generate tasks of the workspace.
+
+fn main() {}
