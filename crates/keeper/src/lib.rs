@@ -1,1 +1,7 @@
 //! The guard and the keeper: they hold every socket and spawn every service.
+//!
+//! [`protocol`] is what the brain (the daemon) may ask of the keeper and what the keeper tells it; [`client`] speaks it.
+//! The keeper decides nothing about *when*: it catches `bind` and `listen`, holds, steers, spawns, signals and reaps as told.
+
+pub mod client;
+pub mod protocol;

@@ -1,0 +1,409 @@
+//! What crosses the wall between the brain and the keeper.
+//!
+//! One `SOCK_SEQPACKET` pair, made by the keeper and inherited by the daemon; one postcard-encoded [`ToKeeper`] or
+//! [`FromKeeper`] per packet, file descriptors beside it as `SCM_RIGHTS`. Nobody else can reach it: there is no address.
+//! Everything the keeper knows is in a [`Dump`], so a daemon that starts anew lacks nothing.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// One run of a service. Chosen by the brain, unique and increasing within an instance, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GenerationId(pub u64);
+
+/// A listening socket that the keeper holds a duplicate of. Chosen by the keeper, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ListenerId(pub u64);
+
+/// A request of the brain with the number that its reply carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToKeeper {
+    /// Echoed by [`FromKeeper::Reply`].
+    pub seq: u64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// What the brain may ask. Each is answered by exactly one [`FromKeeper::Reply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Everything the keeper knows. Answered by [`Reply::Dump`]; events after it build on it.
+    Dump,
+    /// Keep these bytes for the next daemon. Answered by [`Reply::Done`].
+    SetBlob(Vec<u8>),
+    /// Hold a port that no generation has: bind and listen with a long queue, to be handed to the next generation that binds it.
+    /// Taken by somebody else: [`Event::HoldWaits`] at once, [`Event::Held`] when the kernel says that it was released.
+    Hold {
+        /// The service it is held for.
+        service: String,
+        /// The address to hold.
+        address: SocketAddr,
+    },
+    /// Start a generation. Answered by [`Reply::Spawned`] with its output descriptors; [`Event::Executed`] or
+    /// [`Event::ExecFailed`] follows.
+    Spawn(Box<SpawnSpec>),
+    /// Let every new connection of the service's ports go to this generation's listeners (ports on which it has none stay as
+    /// they are); listeners of its other generations are muted: they keep what they have.
+    Steer {
+        /// The service.
+        service: String,
+        /// Who takes all new connections from now on.
+        generation: GenerationId,
+    },
+    /// Let new connections of the service wait in held queues of our own, so that the generation that has the ports can finish and
+    /// stop (`overlap = false`). The next generation that binds is handed those sockets.
+    Park {
+        /// The service.
+        service: String,
+    },
+    /// New connections from this source port go to this generation, whoever is selected (a readiness probe). `None` ends it.
+    Route {
+        /// The generation to probe.
+        generation: GenerationId,
+        /// Source port of the probe.
+        source_port: Option<u16>,
+    },
+    /// Send a signal.
+    Signal {
+        /// To whom.
+        generation: GenerationId,
+        /// Signal number, 1 to 64.
+        signal: i32,
+        /// To its main process or to all that it started.
+        scope: Scope,
+    },
+    /// Close our duplicates of this generation's listeners (after its drain, or at stop). What still waits in their queues is reset
+    /// by the kernel unless the generation's own process still has the socket; the reply counts it: [`Reply::Released`].
+    Release {
+        /// Whose listeners.
+        generation: GenerationId,
+    },
+    /// Close everything held for the service (its ports are then closed unless a process of its own has them).
+    ReleaseService {
+        /// The service.
+        service: String,
+    },
+    /// The output descriptors of a generation again (for a daemon that started anew): [`Reply::Output`].
+    Fetch {
+        /// Whose.
+        generation: GenerationId,
+    },
+    /// The generation is over (its tree is empty): drop its records.
+    Forget {
+        /// Which.
+        generation: GenerationId,
+    },
+    /// End the instance: release all, end what is left of our process trees, and let the guard exit with this status.
+    Exit {
+        /// Exit status of the guard, 0 to 255.
+        status: u8,
+    },
+}
+
+/// How to start a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnSpec {
+    /// Service name, `[A-Za-z0-9_.@-]+`.
+    pub service: String,
+    /// The generation's id.
+    pub generation: GenerationId,
+    /// Command and arguments; the command is looked up in `PATH` if it has no slash.
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment as `NAME=value`; the keeper adds `STAYPUT_INSTANCE`, `STAYPUT_SERVICE`, `STAYPUT_GENERATION` and,
+    /// with `notify`, `NOTIFY_SOCKET`.
+    pub env: Vec<Vec<u8>>,
+    /// Working directory.
+    pub cwd: Vec<u8>,
+    /// Where standard output and error go (standard input is `/dev/null`).
+    pub output: OutputKind,
+    /// Make an `sd_notify` socket for it.
+    pub notify: bool,
+}
+
+/// Kind of a generation's standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputKind {
+    /// Two pipes, standard output and standard error.
+    Pipes,
+    /// One pseudo-terminal for both, of this size.
+    Pty {
+        /// Rows in characters.
+        rows: u16,
+        /// Columns in characters.
+        columns: u16,
+    },
+}
+
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// The process that was spawned, if it lives.
+    Main,
+    /// Every process of the generation's tree, however it forked.
+    Tree,
+}
+
+/// What the keeper sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromKeeper {
+    /// The answer to the request with this number. Descriptors, if any, are beside it.
+    Reply {
+        /// The request's number.
+        seq: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// Answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Done,
+    /// To [`Request::Dump`].
+    Dump(Box<Dump>),
+    /// To [`Request::Spawn`]: forked. Beside it the read ends: output, error (absent with a pty), notify socket (with `notify`), as
+    /// `descriptors` says.
+    Spawned {
+        /// Process id of the main process.
+        pid: i32,
+        /// What the descriptors beside it are, in order.
+        descriptors: Vec<DescriptorKind>,
+    },
+    /// To [`Request::Fetch`].
+    Output {
+        /// What the descriptors beside it are, in order.
+        descriptors: Vec<DescriptorKind>,
+    },
+    /// To [`Request::Release`].
+    Released {
+        /// Connections that waited in the queues at the moment before the close.
+        queued: u32,
+    },
+    /// It could not be done; nothing was changed.
+    Failed {
+        /// What failed, naming the call and the object.
+        what: String,
+        /// The error number, 0 if none.
+        errno: i32,
+    },
+}
+
+/// What a passed descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DescriptorKind {
+    /// Read end of standard output, or the pseudo-terminal's master (non-blocking).
+    Output,
+    /// Read end of standard error (non-blocking).
+    Error,
+    /// Datagram socket on which the generation's `sd_notify` messages arrive (non-blocking).
+    Notify,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The command was executed (`execve` succeeded).
+    Executed {
+        /// Which.
+        generation: GenerationId,
+        /// Whether its binds are caught.
+        trap: Trap,
+    },
+    /// The child died before its command ran.
+    ExecFailed {
+        /// Which.
+        generation: GenerationId,
+        /// At which step.
+        stage: ExecStage,
+        /// Error number of that step.
+        errno: i32,
+    },
+    /// A listener came to be or changed (new owner, selected, nobody left who accepts).
+    Listener(ListenerFacts),
+    /// A listener is gone: released, or closed by everybody.
+    ListenerGone {
+        /// Which.
+        listener: ListenerId,
+    },
+    /// A bind of the generation was refused with its real error.
+    BindRefused {
+        /// Whose.
+        generation: GenerationId,
+        /// What it asked for.
+        address: SocketAddr,
+        /// Error number it was given.
+        errno: i32,
+    },
+    /// [`Request::Hold`] has succeeded (a [`Event::Listener`] with it).
+    Held {
+        /// For which service.
+        service: String,
+        /// Which address.
+        address: SocketAddr,
+    },
+    /// [`Request::Hold`] waits: somebody else has the port.
+    HoldWaits {
+        /// For which service.
+        service: String,
+        /// Which address.
+        address: SocketAddr,
+        /// Error number of the bind, normally `EADDRINUSE`. Other errors end the hold: nothing is waited for.
+        errno: i32,
+    },
+    /// The main process ended.
+    MainExited {
+        /// Which.
+        generation: GenerationId,
+        /// How.
+        status: ExitStatus,
+    },
+    /// No process of the generation is left.
+    TreeEmpty {
+        /// Which.
+        generation: GenerationId,
+    },
+    /// The guard was sent a signal that is meant for the instance: `SIGHUP`, `SIGINT`, `SIGTERM`, `SIGQUIT`, `SIGUSR1`, `SIGUSR2`.
+    Signalled {
+        /// Signal number.
+        signal: i32,
+        /// For `SIGHUP`: the terminal went away.
+        hangup: bool,
+    },
+    /// A same-user socket of a process that is not of this service shares or shadows the port.
+    Stranger {
+        /// Whose port.
+        service: String,
+        /// Address of the strange socket.
+        address: SocketAddr,
+        /// Its inode.
+        inode: u32,
+    },
+}
+
+/// Whether a generation's `bind` and `listen` are caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trap {
+    /// By seccomp user notification.
+    Active,
+    /// Not: the filter could not be installed (`EBUSY`: there is another listener; `ENOSYS`/`EINVAL`: no support). Its ports are not held.
+    Unavailable {
+        /// Error number of `seccomp(2)`.
+        errno: i32,
+    },
+}
+
+/// The steps between `fork` and the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecStage {
+    /// A session of its own, default signals, resource limits.
+    Session,
+    /// Standard input, output and error.
+    Stdio,
+    /// `chdir`.
+    WorkingDirectory,
+    /// The seccomp filter.
+    Filter,
+    /// `execve`.
+    Exec,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+    /// It ended, and nobody can say how (its parent was killed at the same time).
+    Unknown,
+}
+
+/// How we came by a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// The generation's own socket; we have a duplicate.
+    Adopted,
+    /// Ours, or a dead generation's: put in the place of the generation's own at its `bind`.
+    Swapped,
+    /// Ours, made for a declared port or while parked; no generation has it yet.
+    Held,
+}
+
+/// What is known of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerFacts {
+    /// Its id.
+    pub id: ListenerId,
+    /// Its service.
+    pub service: String,
+    /// The generation that accepts on it; `None`: nobody, connections wait in its queue.
+    pub owner: Option<GenerationId>,
+    /// The generation that had it last, if any.
+    pub last_owner: Option<GenerationId>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `IPV6_V6ONLY`.
+    pub v6only: bool,
+    /// Socket inode, the key to it in sock_diag and `/proc/PID/fd`.
+    pub inode: u32,
+    /// How we came by it.
+    pub origin: Origin,
+    /// It takes new connections of its port.
+    pub selected: bool,
+}
+
+/// What is known of a generation's processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationFacts {
+    /// Its service.
+    pub service: String,
+    /// Its id.
+    pub id: GenerationId,
+    /// Main process id.
+    pub pid: i32,
+    /// `None` until the command was executed.
+    pub trap: Option<Trap>,
+    /// The child died at this stage with this error number before its command ran.
+    pub exec_failed: Option<(ExecStage, i32)>,
+    /// How the main process ended, once it has.
+    pub exit: Option<ExitStatus>,
+    /// No process of it is left.
+    pub tree_empty: bool,
+}
+
+/// A hold that waits for its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingHold {
+    /// For which service.
+    pub service: String,
+    /// Which address.
+    pub address: SocketAddr,
+}
+
+/// Everything the keeper knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// Instance name.
+    pub instance: String,
+    /// Process id of the guard.
+    pub guard_pid: i32,
+    /// Process id of the keeper.
+    pub keeper_pid: i32,
+    /// How often a keeper was started after the first, because one died.
+    pub keeper_deaths: u32,
+    /// How often a daemon was started after the first, because one died.
+    pub daemon_deaths: u32,
+    /// What the last daemon left, or what the instance was started with.
+    pub blob: Vec<u8>,
+    /// All generations not yet forgotten.
+    pub generations: Vec<GenerationFacts>,
+    /// All held listeners.
+    pub listeners: Vec<ListenerFacts>,
+    /// All holds that wait for their port.
+    pub waiting: Vec<WaitingHold>,
+}
