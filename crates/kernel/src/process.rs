@@ -1,0 +1,256 @@
+//! Processes: cloning with a shared descriptor table, subreaping, reaping without losing a status, pidfds.
+//!
+//! Source: clone(2), pidfd_open(2), pidfd_getfd(2), waitid(2), prctl(2).
+
+use crate::memory::errno;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The one that called, with a pidfd of the new one (close-on-exec).
+    Parent {
+        /// Process id of the child.
+        pid: i32,
+        /// Its pidfd.
+        pidfd: OwnedFd,
+    },
+}
+
+/// What the child shares with its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Nothing: `fork`.
+    Nothing,
+    /// The descriptor table (`CLONE_FILES`): what either opens or closes, both do, and it outlives each of them.
+    Descriptors,
+}
+
+/// `fork`, with a pidfd from the start (`CLONE_PIDFD`, Linux 5.2).
+///
+/// # Errors
+/// `EAGAIN`, `ENOMEM`.
+///
+/// # Panics
+/// If the process has more than one thread: locks held by the others would stay locked in the child.
+pub fn clone(share: Share) -> Result<Cloned, Errno> {
+    assert_eq!(threads(), 1, "clone needs a process with a single thread");
+    let mut pidfd: i32 = -1;
+    let mut arguments = libc::clone_args {
+        flags: (libc::CLONE_PIDFD | if share == Share::Descriptors { libc::CLONE_FILES } else { 0 }) as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY:
+    // * no CLONE_VM: the child gets a copy of the memory, as with `fork`, and continues on a copy of this stack;
+    // * the process has one thread (asserted), so no lock is held by a thread that the child lacks;
+    // * `arguments` and `pidfd` live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match result {
+        0 => Ok(Cloned::Child),
+        pid if pid > 0 => {
+            // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
+            Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+        }
+        _ => Err(errno()),
+    }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// Ends the process at once: no destructors, no exit handlers, no flushing. For a clone that must not touch what it shares.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// Orphans below this process become its children (`PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// None known on Linux ≥ 3.4.
+pub fn become_subreaper() -> Result<(), Errno> {
+    // SAFETY: a number in, nothing out.
+    let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// The next child that has ended and is not reaped yet, left as it is: [`reap`] it after what it means is written down, so that
+/// a kill between the two loses nothing (our own reaper gets it then). `None`: none, or no children.
+///
+/// # Errors
+/// `EINTR` is retried; others are not known.
+pub fn next_ended() -> Result<Option<(i32, Ended)>, Errno> {
+    // SAFETY: `siginfo_t` is plain data for which all zero bytes are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: `info` is writable and lives through the call.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL) };
+        if result < 0 {
+            match errno() {
+                Errno::INTR => continue,
+                Errno::CHILD => return Ok(None),
+                error => return Err(error),
+            }
+        }
+        // SAFETY: `waitid` filled the SIGCHLD fields, or left them zero.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if pid == 0 {
+            return Ok(None);
+        }
+        let ended = if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Signalled(status) };
+        return Ok(Some((pid, ended)));
+    }
+}
+
+/// Reaps a child that [`next_ended`] returned.
+pub fn reap(pid: i32) {
+    // SAFETY: a null status pointer is allowed.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+}
+
+/// A descriptor that refers to the process with this id now.
+///
+/// # Errors
+/// `ESRCH`: there is none.
+pub fn pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+}
+
+/// A duplicate of another process's descriptor (`pidfd_getfd`, Linux 5.6), close-on-exec.
+///
+/// # Errors
+/// `EPERM` without ptrace access, `EBADF` if it has no such descriptor, `ESRCH` if it is gone.
+pub fn duplicate(pidfd: impl AsFd, number: i32) -> Result<OwnedFd, Errno> {
+    rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())
+}
+
+/// Sends a signal to the process that the descriptor refers to, and to no other.
+///
+/// # Errors
+/// `ESRCH`: it is gone. `EINVAL`: no such signal.
+pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
+    let nothing: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: numbers and a null pointer, which means: as `kill` would.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, nothing, 0) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// Signals that arrive by [`signals`] instead of interrupting.
+pub const WATCHED: [i32; 7] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: `sigset_t` is plain data; `sigemptyset` initialises it, `sigaddset` adds valid numbers.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        set
+    }
+}
+
+/// Blocks the given signals in this thread and returns a descriptor that delivers them (signalfd(2)), non-blocking, close-on-exec.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, `ENOMEM`.
+pub fn signals(signals: &[i32]) -> Result<OwnedFd, Errno> {
+    let set = set_of(signals);
+    // SAFETY: `set` is initialised; a null old set is allowed.
+    if unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } < 0 {
+        return Err(errno());
+    }
+    // SAFETY: `set` is initialised.
+    let number = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+    if number < 0 {
+        return Err(errno());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The next signal from [`signals`], with the pid of the process that sent it (0: the kernel, as when a terminal hangs up).
+/// `None`: there is none now.
+///
+/// # Errors
+/// `EBADF`.
+pub fn next_signal(signals: impl AsFd) -> Result<Option<(i32, u32)>, Errno> {
+    let mut bytes = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::retry_on_intr(|| rustix::io::read(signals.as_fd(), &mut bytes)) {
+        Ok(length) if length == bytes.len() => {
+            let field = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+            Ok(Some((field(0) as i32, field(12)))) // ssi_signo, ssi_pid
+        }
+        Ok(_) | Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ignores the given signals.
+pub fn ignore(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: SIG_IGN is a valid disposition; no handler of ours is replaced.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
+    }
+}
+
+/// As a new program expects it: every signal at its default, none blocked.
+pub fn default_signals() {
+    for signal in 1..=64 {
+        if !matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+            // SAFETY: SIG_DFL is a valid disposition. Numbers that libc reserves (32, 33) are refused by it, without harm.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    let none = set_of(&[]);
+    // SAFETY: `none` is initialised; a null old set is allowed.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pidfd_signals_its_own_process_only() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("spawn");
+        let handle = pidfd(child.id() as i32).expect("pidfd");
+        signal(&handle, libc::SIGTERM).expect("signal");
+        let status = child.wait().expect("wait");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+        assert_eq!(signal(&handle, libc::SIGTERM), Err(Errno::SRCH));
+    }
+
+    #[test]
+    fn duplicates_are_the_same_socket() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let own = pidfd(std::process::id() as i32).expect("pidfd");
+        let copy = duplicate(&own, listener.as_raw_fd()).expect("duplicate");
+        assert_eq!(crate::socket::inode(&copy), crate::socket::inode(&listener));
+        assert_eq!(duplicate(&own, 9999).err(), Some(Errno::BADF));
+    }
+}

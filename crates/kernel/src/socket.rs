@@ -1,0 +1,304 @@
+//! TCP listening sockets, ours and other processes' of which we have a duplicate: what they are, how they are bound, what they
+//! were set to. Source: socket(7), ip(7), ipv6(7), tcp(7).
+
+use crate::memory::errno;
+use rustix::io::Errno;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// Longest socket address that the kernel accepts, in bytes (`struct sockaddr_storage`).
+pub const ADDRESS_MAX: usize = 128;
+
+fn option<T: Copy>(socket: impl AsFd, level: i32, name: i32, mut value: T) -> Result<T, Errno> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `value`, whose type is a plain integer or C struct of
+    // integers at every call in this file.
+    let result = unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    if result < 0 { Err(errno()) } else { Ok(value) }
+}
+
+fn set_option<T: Copy>(socket: impl AsFd, level: i32, name: i32, value: &T) -> Result<(), Errno> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`, its size.
+    let result = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn flag(socket: impl AsFd, level: i32, name: i32) -> Result<bool, Errno> {
+    option(socket, level, name, 0_i32).map(|value| value != 0)
+}
+
+/// Whether it is a TCP or MPTCP stream socket over IPv4 or IPv6, the only kind that is held.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn is_tcp(socket: impl AsFd) -> Result<bool, Errno> {
+    let domain = option(&socket, libc::SOL_SOCKET, libc::SO_DOMAIN, 0_i32)?;
+    let protocol = option(&socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, 0_i32)?;
+    Ok(matches!(domain, libc::AF_INET | libc::AF_INET6) && matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP))
+}
+
+/// Whether `listen` was called on it (`SO_ACCEPTCONN`).
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn is_listening(socket: impl AsFd) -> Result<bool, Errno> {
+    flag(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)
+}
+
+/// Whether `SO_REUSEPORT` is set.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn reuses_port(socket: impl AsFd) -> Result<bool, Errno> {
+    flag(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)
+}
+
+/// Sets `SO_REUSEADDR`, and `SO_REUSEPORT` as given. The latter must be set before the first bind of a port to allow a second.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn set_reuse(socket: impl AsFd, port: bool) -> Result<(), Errno> {
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &i32::from(port))
+}
+
+/// Whether `IPV6_V6ONLY` is set; false for IPv4.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn is_v6only(socket: impl AsFd) -> Result<bool, Errno> {
+    if option(&socket, libc::SOL_SOCKET, libc::SO_DOMAIN, 0_i32)? != libc::AF_INET6 {
+        return Ok(false);
+    }
+    flag(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+}
+
+/// Index of the network device that it is bound to, 0 for none (`SO_BINDTOIFINDEX`).
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn device(socket: impl AsFd) -> Result<i32, Errno> {
+    option(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, 0_i32)
+}
+/// asm-generic/socket.h
+const SO_BINDTOIFINDEX: i32 = 62;
+
+/// Connections that wait to be accepted on a listener (`tcpi_unacked` of `TCP_INFO` means that on a listener, net/ipv4/tcp.c).
+///
+/// # Errors
+/// `EOPNOTSUPP` on MPTCP, `ENOTSOCK`.
+pub fn accept_queue(listener: impl AsFd) -> Result<u32, Errno> {
+    // struct tcp_info: 8 bytes of small fields, then rto, ato, snd_mss, rcv_mss, unacked.
+    let info = option(listener, libc::IPPROTO_TCP, libc::TCP_INFO, [0_u32; 26])?;
+    Ok(info[6])
+}
+
+/// The socket's inode: the key to it in sock_diag and in `/proc/PID/fd`.
+///
+/// # Errors
+/// `EBADF`.
+pub fn inode(socket: impl AsFd) -> Result<u32, Errno> {
+    rustix::fs::fstat(socket).map(|status| status.st_ino as u32)
+}
+
+/// The address that it is bound to; port 0 if to none.
+///
+/// # Errors
+/// `EAFNOSUPPORT` if it is not an internet socket.
+pub fn address(socket: impl AsFd) -> Result<SocketAddr, Errno> {
+    rustix::net::getsockname(socket)?.try_into().map_err(|_| Errno::AFNOSUPPORT)
+}
+
+/// Reads a `struct sockaddr_in` or `sockaddr_in6` as a process passed it to `bind`. `None`: another family or too short;
+/// the kernel's own answer to it is then the right one.
+pub fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+    let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
+    match family {
+        libc::AF_INET if bytes.len() >= 16 => {
+            let ip: [u8; 4] = bytes[4..8].try_into().ok()?;
+            Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from(ip), port)))
+        }
+        // The kernel accepts it without the scope id (SIN6_LEN_RFC2133 is 24).
+        libc::AF_INET6 if bytes.len() >= 24 => {
+            let flow = u32::from_be_bytes(bytes[4..8].try_into().ok()?);
+            let ip: [u8; 16] = bytes[8..24].try_into().ok()?;
+            let scope = bytes.get(24..28).and_then(|scope| scope.try_into().ok()).map_or(0, u32::from_ne_bytes);
+            Some(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(ip), port, flow, scope)))
+        }
+        _ => None,
+    }
+}
+
+/// `bind(2)` with the bytes that a process passed: what they mean, and which error they deserve, is the kernel's to say.
+///
+/// # Errors
+/// Those of `bind(2)`.
+pub fn bind_raw(socket: impl AsFd, address: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads `address.len()` bytes of `address`.
+    let result = unsafe { libc::bind(socket.as_fd().as_raw_fd(), address.as_ptr().cast(), address.len() as libc::socklen_t) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// What makes two listening sockets members of one SO_REUSEPORT group (besides the owner's uid).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Key {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// `IPV6_V6ONLY`.
+    pub v6only: bool,
+    /// Device index, 0 for none.
+    pub device: i32,
+}
+
+impl Key {
+    /// The key that a not yet bound socket will have once bound to an address.
+    ///
+    /// # Errors
+    /// `ENOTSOCK`, `EBADF`.
+    pub fn of(socket: impl AsFd, address: SocketAddr) -> Result<Self, Errno> {
+        Ok(Self { address, v6only: is_v6only(&socket)?, device: device(&socket)? })
+    }
+}
+
+/// A new TCP socket, close-on-exec and blocking, bound as the key says with `SO_REUSEADDR`, and `SO_REUSEPORT` if `shared`.
+/// It does not listen yet.
+///
+/// # Errors
+/// Those of `bind(2)`: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`.
+pub fn bound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let family = if key.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_reuse(&socket, shared)?;
+    if key.address.is_ipv6() {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &i32::from(key.v6only))?;
+    }
+    if key.device != 0 {
+        set_option(&socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &key.device)?;
+    }
+    rustix::net::bind(&socket, &key.address)?;
+    Ok(socket)
+}
+
+/// Options of a listening socket that its accepted sockets inherit or that change how it accepts.
+const INT_OPTIONS: [(i32, i32); 15] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
+    (libc::SOL_SOCKET, libc::SO_BUSY_POLL),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+];
+
+/// Gives one socket the settings of another, as far as they differ: options, `O_NONBLOCK`. Used when our socket takes the
+/// place of one that a process has already set up. Returns the options (level, name) that could not be copied.
+pub fn copy_settings(from: impl AsFd, to: impl AsFd) -> Vec<(i32, i32)> {
+    let mut failed = Vec::new();
+    for (level, name) in INT_OPTIONS {
+        let (Ok(wanted), Ok(present)) = (option(&from, level, name, 0_i32), option(&to, level, name, 0_i32)) else {
+            continue; // not an option of this family or kernel
+        };
+        if wanted != present && set_option(&to, level, name, &wanted).is_err() {
+            failed.push((level, name));
+        }
+    }
+    // The kernel doubles what is set here and returns the double.
+    for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
+        if let (Ok(wanted), Ok(present)) = (option(&from, libc::SOL_SOCKET, name, 0_i32), option(&to, libc::SOL_SOCKET, name, 0_i32))
+            && wanted != present
+            && set_option(&to, libc::SOL_SOCKET, name, &(wanted / 2)).is_err()
+        {
+            failed.push((libc::SOL_SOCKET, name));
+        }
+    }
+    let no_linger = libc::linger { l_onoff: 0, l_linger: 0 };
+    if let Ok(wanted) = option(&from, libc::SOL_SOCKET, libc::SO_LINGER, no_linger)
+        && set_option(&to, libc::SOL_SOCKET, libc::SO_LINGER, &wanted).is_err()
+    {
+        failed.push((libc::SOL_SOCKET, libc::SO_LINGER));
+    }
+    let timeout = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        if let Ok(wanted) = option(&from, libc::SOL_SOCKET, name, timeout)
+            && set_option(&to, libc::SOL_SOCKET, name, &wanted).is_err()
+        {
+            failed.push((libc::SOL_SOCKET, name));
+        }
+    }
+    if let (Ok(wanted), Ok(present)) = (rustix::fs::fcntl_getfl(&from), rustix::fs::fcntl_getfl(&to)) {
+        let nonblock = rustix::fs::OFlags::NONBLOCK;
+        let flags = (present - nonblock) | (wanted & nonblock);
+        if flags != present && rustix::fs::fcntl_setfl(&to, flags).is_err() {
+            failed.push((0, libc::O_NONBLOCK));
+        }
+    }
+    failed
+}
+
+#[cfg(test)]
+pub(crate) fn listener_for_test(address: SocketAddr) -> OwnedFd {
+    bound(&Key { address, v6only: false, device: 0 }, true).expect("bind")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_parse_as_the_kernel_reads_them() {
+        let v4 = [2, 0, 0x13, 0x88, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(parse_address(&v4), Some("127.0.0.1:5000".parse().expect("address")));
+        assert_eq!(parse_address(&v4[..15]), None);
+        let mut v6 = [0_u8; 28];
+        v6[0] = 10;
+        v6[2..4].copy_from_slice(&[0x13, 0x88]);
+        v6[23] = 1;
+        assert_eq!(parse_address(&v6), Some("[::1]:5000".parse().expect("address")));
+        assert_eq!(parse_address(&v6[..24]), Some("[::1]:5000".parse().expect("address")));
+        assert_eq!(parse_address(&[1, 0, b'/', b'x']), None);
+        assert_eq!(parse_address(&[]), None);
+    }
+
+    #[test]
+    fn settings_travel_to_the_socket_that_takes_the_place() {
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let (from, to) = (listener_for_test(any), listener_for_test(any));
+        set_option(&from, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32).expect("set");
+        set_option(&from, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &5_i32).expect("set");
+        set_option(&from, libc::SOL_SOCKET, libc::SO_RCVBUF, &65_536_i32).expect("set");
+        set_option(&from, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 3 }).expect("set");
+        rustix::io::ioctl_fionbio(&from, true).expect("set");
+        assert_eq!(copy_settings(&from, &to), []);
+        assert!(flag(&to, libc::IPPROTO_TCP, libc::TCP_NODELAY).expect("get"));
+        for (level, name) in [(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT), (libc::SOL_SOCKET, libc::SO_RCVBUF)] {
+            assert_eq!(option(&to, level, name, 0_i32), option(&from, level, name, 0_i32));
+        }
+        let linger = option(&to, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 }).expect("get");
+        assert_eq!((linger.l_onoff, linger.l_linger), (1, 3));
+        assert!(rustix::fs::fcntl_getfl(&to).expect("flags").contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let tcp = listener_for_test((Ipv4Addr::LOCALHOST, 0).into());
+        assert_eq!(is_tcp(&tcp), Ok(true));
+        assert_eq!(is_listening(&tcp), Ok(false));
+        assert_eq!(reuses_port(&tcp), Ok(true));
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
+        assert_eq!(is_tcp(&unix), Ok(false));
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        assert_eq!(is_tcp(&udp), Ok(false));
+        assert_eq!(is_tcp(std::fs::File::open("/dev/null").expect("open")), Err(Errno::NOTSOCK));
+    }
+}
