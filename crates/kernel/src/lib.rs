@@ -3,6 +3,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("stayput holds ports with Linux system calls (seccomp, pidfd, sock_diag): it builds on Linux only");
 
+// Holding: what the guard and the keeper do with processes and sockets.
 pub mod arch;
 pub mod clock;
 pub mod memory;
@@ -12,3 +13,8 @@ pub mod seccomp;
 pub mod socket;
 pub mod spawn;
 pub mod table;
+
+// Knowing: what the kernel says about sockets and processes.
+pub mod netlink;
+pub mod procfs;
+pub mod sock_diag;
