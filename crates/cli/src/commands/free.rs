@@ -1,0 +1,17 @@
+//! `stayput free`.
+
+use std::process::ExitCode;
+
+use crate::error::{Error, Kind};
+
+/// Arguments of `stayput free`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Runs it.
+pub(crate) fn run(_args: &Args) -> Result<ExitCode, Error> {
+    Err(Error::new(
+        Kind::Failed,
+        "`stayput free` is not implemented yet",
+    ))
+}

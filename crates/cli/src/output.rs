@@ -1,0 +1,22 @@
+//! Writing to the two standard streams. A reader that went away (`| head`) is no error and no panic.
+
+use std::io::{self, IsTerminal, Write};
+
+/// Writes to standard output, at once. False if nobody reads it any more.
+pub(crate) fn say(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_ok()
+}
+
+/// Writes to standard error.
+pub(crate) fn complain(text: &str) {
+    // If that fails there is no place left to say so.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Whether a person watches standard output.
+pub(crate) fn is_watched() -> bool {
+    io::stdout().is_terminal()
+}
