@@ -59,18 +59,7 @@ impl<Out: serde::Serialize, In: serde::de::DeserializeOwned> Channel<Out, In> {
     /// # Errors
     /// [`ChannelError::Closed`] if the other end is gone; [`ChannelError::Io`] with `AGAIN` if its queue is full.
     pub fn send(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let bytes = postcard::to_stdvec(message).map_err(ChannelError::Codec)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(descriptors));
-        }
-        rustix::io::retry_on_intr(|| rustix::net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL))
-            .map_err(|error| match error {
-                Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => ChannelError::Closed,
-                error => ChannelError::Io(error),
-            })?;
-        Ok(())
+        send(&self.socket, message, descriptors)
     }
 
     /// Receives one packet; `None` if there is none now. Received descriptors are close-on-exec.
@@ -78,37 +67,71 @@ impl<Out: serde::Serialize, In: serde::de::DeserializeOwned> Channel<Out, In> {
     /// # Errors
     /// [`ChannelError::Closed`] at the end of the stream.
     pub fn receive(&self) -> Result<Option<(In, Vec<OwnedFd>)>, ChannelError> {
-        let mut bytes = vec![0_u8; PACKET_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            rustix::net::recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-            )
-        });
-        let length = match received {
-            Ok(message) if message.bytes == 0 => return Err(ChannelError::Closed),
-            Ok(message) => message.bytes,
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
-            Err(error) => return Err(ChannelError::Io(error)),
-        };
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(passed) = message {
-                descriptors.extend(passed);
-            }
-        }
-        let message = postcard::from_bytes(&bytes[..length]).map_err(ChannelError::Codec)?;
-        Ok(Some((message, descriptors)))
+        receive(&self.socket, Take::Remove)
     }
+}
+
+/// Whether a received packet leaves the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// It does.
+    Remove,
+    /// It stays first: who is killed while acting on it leaves it to his successor.
+    Look,
+}
+
+/// [`Channel::send`] on a socket that the caller keeps.
+pub(crate) fn send(socket: impl AsFd, message: &impl serde::Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    let bytes = postcard::to_stdvec(message).map_err(ChannelError::Codec)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)).map_err(
+        |error| match error {
+            Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => ChannelError::Closed,
+            error => ChannelError::Io(error),
+        },
+    )?;
+    Ok(())
+}
+
+/// [`Channel::receive`] on a socket that the caller keeps.
+pub(crate) fn receive<In: serde::de::DeserializeOwned>(socket: impl AsFd, take: Take) -> Result<Option<(In, Vec<OwnedFd>)>, ChannelError> {
+    let mut bytes = vec![0_u8; PACKET_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    if take == Take::Look {
+        flags |= RecvFlags::PEEK;
+    }
+    let received = rustix::io::retry_on_intr(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
+    let length = match received {
+        Ok(message) if message.bytes == 0 => return Err(ChannelError::Closed),
+        Ok(message) => message.bytes,
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
+        Err(error) => return Err(ChannelError::Io(error)),
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    let message = postcard::from_bytes(&bytes[..length]).map_err(ChannelError::Codec)?;
+    Ok(Some((message, descriptors)))
 }
 
 impl<Out, In> AsFd for Channel<Out, In> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Takes the first packet out of the queue without looking at it.
+pub(crate) fn drop_first(socket: impl AsFd) -> Result<(), Errno> {
+    let mut byte = [0_u8; 1];
+    rustix::io::retry_on_intr(|| rustix::net::recv(&socket, &mut byte, RecvFlags::DONTWAIT)).map(|_| ())
 }

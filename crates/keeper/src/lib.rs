@@ -3,5 +3,14 @@
 //! [`protocol`] is what the brain (the daemon) may ask of the keeper and what the keeper tells it; [`client`] speaks it.
 //! The keeper decides nothing about *when*: it catches `bind` and `listen`, holds, steers, spawns, signals and reaps as told.
 
+mod catch;
 pub mod client;
+mod groups;
+pub mod guard;
+mod keeper;
+mod life;
 pub mod protocol;
+mod spawn;
+mod state;
+mod steering;
+mod tree;

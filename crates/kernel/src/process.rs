@@ -21,15 +21,6 @@ pub enum Cloned {
     },
 }
 
-/// What the child shares with its parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// Nothing: `fork`.
-    Nothing,
-    /// The descriptor table (`CLONE_FILES`): what either opens or closes, both do, and it outlives each of them.
-    Descriptors,
-}
-
 /// `fork`, with a pidfd from the start (`CLONE_PIDFD`, Linux 5.2).
 ///
 /// # Errors
@@ -37,12 +28,33 @@ pub enum Share {
 ///
 /// # Panics
 /// If the process has more than one thread: locks held by the others would stay locked in the child.
-pub fn clone(share: Share) -> Result<Cloned, Errno> {
-    assert_eq!(threads(), 1, "clone needs a process with a single thread");
+pub fn clone() -> Result<Cloned, Errno> {
     let mut pidfd: i32 = -1;
+    match raw_clone(libc::CLONE_PIDFD, &mut pidfd)? {
+        0 => Ok(Cloned::Child),
+        // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
+        pid => Ok(Cloned::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// `fork`, but both processes share one descriptor table (`CLONE_FILES`): what either opens or closes, both do, and it outlives each
+/// of them. `None` in the child, its pid in the parent.
+///
+/// # Errors
+/// `EAGAIN`, `ENOMEM`.
+///
+/// # Panics
+/// As [`clone`].
+pub fn clone_sharing_descriptors() -> Result<Option<i32>, Errno> {
+    let pid = raw_clone(libc::CLONE_FILES, &mut -1)?;
+    Ok((pid != 0).then_some(pid))
+}
+
+fn raw_clone(flags: libc::c_int, pidfd: &mut i32) -> Result<i32, Errno> {
+    assert_eq!(threads(), 1, "clone needs a process with a single thread");
     let mut arguments = libc::clone_args {
-        flags: (libc::CLONE_PIDFD | if share == Share::Descriptors { libc::CLONE_FILES } else { 0 }) as u64,
-        pidfd: (&raw mut pidfd) as u64,
+        flags: flags as u64,
+        pidfd: std::ptr::from_mut(pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
         exit_signal: libc::SIGCHLD as u64,
@@ -58,14 +70,7 @@ pub fn clone(share: Share) -> Result<Cloned, Errno> {
     // * the process has one thread (asserted), so no lock is held by a thread that the child lacks;
     // * `arguments` and `pidfd` live through the call.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
-    match result {
-        0 => Ok(Cloned::Child),
-        pid if pid > 0 => {
-            // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
-            Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
-        }
-        _ => Err(errno()),
-    }
+    if result < 0 { Err(errno()) } else { Ok(result as i32) }
 }
 
 fn threads() -> usize {

@@ -9,7 +9,7 @@ mod fds;
 mod parse;
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -59,6 +59,13 @@ impl Error {
 #[derive(Debug)]
 pub struct Proc {
     root: OwnedFd,
+}
+
+impl AsFd for Proc {
+    /// The directory itself.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
 }
 
 impl Proc {

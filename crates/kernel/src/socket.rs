@@ -4,7 +4,7 @@
 use crate::memory::errno;
 use rustix::io::Errno;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Longest socket address that the kernel accepts, in bytes (`struct sockaddr_storage`).
 pub const ADDRESS_MAX: usize = 128;
@@ -84,6 +84,18 @@ pub fn device(socket: impl AsFd) -> Result<i32, Errno> {
 /// asm-generic/socket.h
 const SO_BINDTOIFINDEX: i32 = 62;
 
+/// Whether a socket belongs to the network namespace of this process. True where the kernel cannot say (Linux before 5.14).
+pub fn same_network(socket: impl AsFd) -> bool {
+    let cookie = |socket: BorrowedFd<'_>| option(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, 0_u64);
+    let own = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None);
+    match (cookie(socket.as_fd()), own.and_then(|own| cookie(own.as_fd()))) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        _ => true,
+    }
+}
+/// asm-generic/socket.h
+const SO_NETNS_COOKIE: i32 = 71;
+
 /// Connections that wait to be accepted on a listener (`tcpi_unacked` of `TCP_INFO` means that on a listener, net/ipv4/tcp.c).
 ///
 /// # Errors
@@ -159,6 +171,29 @@ impl Key {
     /// `ENOTSOCK`, `EBADF`.
     pub fn of(socket: impl AsFd, address: SocketAddr) -> Result<Self, Errno> {
         Ok(Self { address, v6only: is_v6only(&socket)?, device: device(&socket)? })
+    }
+}
+
+impl Key {
+    /// Whether a connection could reach both, so that two sockets with these keys compete (the bind rule's "overlap").
+    pub fn overlaps(&self, other: &Self) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        if self.address.port() != other.address.port() || (self.device != other.device && self.device != 0 && other.device != 0) {
+            return false;
+        }
+        match (self.address.ip(), other.address.ip()) {
+            (V4(one), V4(two)) => one == two || one.is_unspecified() || two.is_unspecified(),
+            (V6(one), V6(two)) => one == two || one.is_unspecified() || two.is_unspecified(),
+            (V4(v4), V6(v6)) => Self::overlaps_mapped(v4, v6, other.v6only),
+            (V6(v6), V4(v4)) => Self::overlaps_mapped(v4, v6, self.v6only),
+        }
+    }
+
+    fn overlaps_mapped(v4: Ipv4Addr, v6: Ipv6Addr, v6only: bool) -> bool {
+        match v6.to_ipv4_mapped() {
+            Some(mapped) => mapped == v4 || mapped.is_unspecified() || v4.is_unspecified(),
+            None => v6.is_unspecified() && !v6only,
+        }
     }
 }
 
@@ -287,6 +322,25 @@ mod tests {
         let linger = option(&to, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 }).expect("get");
         assert_eq!((linger.l_onoff, linger.l_linger), (1, 3));
         assert!(rustix::fs::fcntl_getfl(&to).expect("flags").contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn overlap_is_what_the_bind_rule_says() {
+        let key = |address: &str, v6only| Key { address: address.parse().expect("address"), v6only, device: 0 };
+        let rows = [
+            ("0.0.0.0:80", false, "127.0.0.1:80", false, true),
+            ("127.0.0.1:80", false, "127.0.0.2:80", false, false),
+            ("0.0.0.0:80", false, "[::]:80", false, true),
+            ("0.0.0.0:80", false, "[::]:80", true, false),
+            ("127.0.0.1:80", false, "[::1]:80", false, false),
+            ("127.0.0.1:80", false, "[::ffff:127.0.0.1]:80", false, true),
+            ("[::]:80", false, "[::1]:80", false, true),
+            ("0.0.0.0:80", false, "0.0.0.0:81", false, false),
+        ];
+        for (one, one_only, two, two_only, expected) in rows {
+            assert_eq!(key(one, one_only).overlaps(&key(two, two_only)), expected, "{one} {two}");
+            assert_eq!(key(two, two_only).overlaps(&key(one, one_only)), expected, "{two} {one}");
+        }
     }
 
     #[test]

@@ -117,6 +117,15 @@ impl Proc {
         Ok(unix_scm_fds(&self.fdinfo(pid, fd)?))
     }
 
+    /// Whether a descriptor of a process is close-on-exec; true if it cannot be seen. Source: the octal `flags` of
+    /// `/proc/PID/fdinfo/N`.
+    pub fn close_on_exec(&self, pid: Pid, fd: i32) -> bool {
+        let Ok(text) = self.fdinfo(pid, fd) else { return true };
+        let text = String::from_utf8_lossy(&text);
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+    }
+
     /// `/proc/PID/fdinfo/FD`.
     ///
     /// # Errors

@@ -1,0 +1,212 @@
+//! The catch: what happens when a service calls `bind` or `listen`.
+//!
+//! The address is copied once and bound by us, on a duplicate of the process's own socket; CONTINUE is only answered for what
+//! is not held anyhow, so a process that changes its memory meanwhile gains nothing. What is bound is bound with the rights of
+//! the keeper: the service's own, since both have one user.
+
+use crate::groups::Newcomer;
+use crate::keeper::Keeper;
+use crate::protocol::{Event, GenerationId, ListenerId, Origin};
+use rustix::io::Errno;
+use stayput_kernel::seccomp::{self, Answer, Call, Notification};
+use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
+use stayput_kernel::{memory, process};
+use std::os::fd::OwnedFd;
+
+/// Whether a call is answered for the first time, or was begun by a keeper that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    First,
+    Again,
+}
+
+impl Keeper {
+    /// Receives one waiting call of a generation and answers it.
+    pub(crate) fn on_call(&mut self, generation: GenerationId) {
+        let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else { return };
+        let (region, offset) = self.life.inbox();
+        self.life.inbox_generation().store(generation.0, std::sync::atomic::Ordering::Release);
+        // ENOENT: the caller was interrupted or killed meanwhile. Nothing is owed to anybody then.
+        if let Ok(Some(notification)) = seccomp::receive(calls, region, offset) {
+            self.answer_call(generation, &notification, Turn::First);
+        }
+    }
+
+    /// Answers the call that a dead predecessor had received.
+    pub(crate) fn answer_left_call(&mut self) {
+        let (region, offset) = self.life.inbox();
+        let generation = GenerationId(self.life.inbox_generation().load(std::sync::atomic::Ordering::Acquire));
+        if let Some(notification) = seccomp::peek(region, offset) {
+            self.answer_call(generation, &notification, Turn::Again);
+        }
+    }
+
+    fn answer_call(&mut self, generation: GenerationId, notification: &Notification, turn: Turn) {
+        let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else { return };
+        let answer = match notification.call {
+            Call::Bind => self.on_bind(generation, notification, turn),
+            Call::Listen => self.on_listen(generation, notification),
+            Call::Other(_) => Ok(Answer::Continue),
+        };
+        // An error here means that the caller's socket or memory could not be had: the kernel's own answer is the right one.
+        let answer = answer.unwrap_or(Answer::Continue);
+        self.commit();
+        let _ = seccomp::answer(calls, notification.id, answer);
+        let (region, offset) = self.life.inbox();
+        seccomp::clear(region, offset);
+    }
+
+    /// The caller's socket, if it is one that can be held, and the process it belongs to.
+    fn callers_socket(&mut self, generation: GenerationId, notification: &Notification) -> Result<Option<(OwnedFd, i32)>, Errno> {
+        let main = self.state.generation(generation).map_or(0, |generation| generation.pid);
+        let number = i32::try_from(notification.arguments[0]).map_err(|_| Errno::BADF)?;
+        let process = if notification.tid == main { main } else { self.proc.status(notification.tid).map_err(|_| Errno::SRCH)?.tgid };
+        let pidfd = process::pidfd(process)?;
+        let socket = process::duplicate(&pidfd, number)?;
+        Ok((socket::is_tcp(&socket)? && socket::same_network(&socket)).then_some((socket, process)))
+    }
+
+    fn on_bind(&mut self, generation: GenerationId, call: &Notification, turn: Turn) -> Result<Answer, Errno> {
+        let Some((socket, process)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
+        let mut buffer = [0_u8; ADDRESS_MAX];
+        let length = usize::try_from(call.arguments[2] as u32).unwrap_or(usize::MAX);
+        let Some(buffer) = buffer.get_mut(..length) else { return Ok(Answer::Error(Errno::INVAL)) };
+        if memory::read_process(process, call.arguments[1], buffer)? < length {
+            return Ok(Answer::Error(Errno::FAULT));
+        }
+        let calls = self.state.generation(generation).and_then(|generation| generation.calls).ok_or(Errno::SRCH)?;
+        if !seccomp::id_valid(calls, call.id) {
+            return Err(Errno::NOENT);
+        }
+        let Some(address) = socket::parse_address(buffer).filter(|address| address.port() != 0) else {
+            // Not an internet address, or any free port: the kernel's business, with the bytes that we read.
+            return Ok(answer_of(socket::bind_raw(&socket, buffer)));
+        };
+        if turn == Turn::Again && socket::address(&socket).is_ok_and(|bound| bound == address) {
+            return Ok(Answer::Success);
+        }
+        let Some(service) = self.state.generation(generation).map(|generation| generation.service.clone()) else {
+            return Ok(Answer::Continue);
+        };
+        let key = Key::of(&socket, address)?;
+        if let Some(offer) = self.offer(&service, &key, generation) {
+            return Ok(self.swap(generation, call, &socket, process, offer));
+        }
+        let result = self.bind_beside(&service, &key, generation, &socket, buffer);
+        if let Err(error) = result {
+            self.tell(Event::BindRefused { generation, address, errno: error.raw_os_error() });
+        }
+        Ok(answer_of(result))
+    }
+
+    /// Binds the process's own socket so that other generations' may stand beside it. Where the service has nothing yet, it
+    /// first learns whether the bind would succeed as the process meant it: nobody's port is shared by our doing.
+    fn bind_beside(&mut self, service: &str, key: &Key, generation: GenerationId, socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
+        let asked_to_share = socket::reuses_port(socket)?;
+        let same_port =
+            |listener: &&crate::state::Listener| listener.service == service && listener.key.address.port() == key.address.port();
+        let present: Vec<_> = self.state.listeners.iter().filter(same_port).collect();
+        let own = present.iter().any(|listener| listener.owner == Some(generation) && listener.key == *key);
+        if own && !asked_to_share {
+            return socket::bind_raw(socket, address); // it has this port already: the kernel says so
+        }
+        let equal = present.iter().any(|listener| listener.key == *key);
+        let foreign = |owner: Option<GenerationId>| owner.is_some_and(|owner| owner != generation);
+        if !equal && present.iter().any(|listener| foreign(listener.owner) && listener.key.overlaps(key)) {
+            // Beside an older generation on an overlapping address of another group nothing could be steered: the new one would
+            // get connections before it is ready. The older one goes on.
+            return Err(Errno::ADDRINUSE);
+        }
+        if present.is_empty() {
+            drop(socket::bound(key, asked_to_share)?);
+        }
+        socket::set_reuse(socket, true)?;
+        socket::bind_raw(socket, address).inspect_err(|_| {
+            let _ = socket::set_reuse(socket, asked_to_share);
+        })
+    }
+
+    /// A listener that nobody accepts on and that can stand in for the process's own: held for the service, or left by a
+    /// generation that died, or closed by this one.
+    fn offer(&self, service: &str, key: &Key, generation: GenerationId) -> Option<ListenerId> {
+        let candidates = self.state.listeners.iter().filter(|listener| listener.service == service && listener.key == *key);
+        let free = |listener: &&crate::state::Listener| match listener.owner {
+            None => listener.origin == Origin::Held || self.state.is_selected(listener),
+            Some(owner) => owner == generation && self.nobody_has(generation, listener.inode),
+        };
+        candidates.filter(free).max_by_key(|listener| self.state.is_selected(listener)).map(|listener| listener.id)
+    }
+
+    /// Puts a held listener in the place of the process's own socket.
+    fn swap(&mut self, generation: GenerationId, call: &Notification, own: &OwnedFd, process: i32, offer: ListenerId) -> Answer {
+        let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else {
+            return Answer::Continue;
+        };
+        let Some(listener) = self.state.listener(offer) else { return Answer::Continue };
+        let number = call.arguments[0] as i32;
+        socket::copy_settings(own, listener.socket);
+        let close_on_exec = self.proc.close_on_exec(process, number);
+        if let Err(error) = seccomp::replace_descriptor(calls, call.id, listener.socket, number, close_on_exec) {
+            return Answer::Error(error);
+        }
+        if let Some(listener) = self.state.listener_mut(offer) {
+            listener.owner = Some(generation);
+            listener.last_owner = Some(generation);
+            listener.origin = Origin::Swapped;
+        }
+        self.dirty = true;
+        self.tell_listener(offer);
+        Answer::Success
+    }
+
+    fn on_listen(&mut self, generation: GenerationId, call: &Notification) -> Result<Answer, Errno> {
+        let Some((socket, _)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
+        let backlog = call.arguments[1] as i32;
+        let inode = socket::inode(&socket)?;
+        if let Some(id) = self.state.listeners.iter().find(|listener| listener.inode == inode).map(|listener| listener.id) {
+            let result = rustix::net::listen(&socket, backlog);
+            if let Some(listener) = self.state.listener_mut(id) {
+                listener.owner = listener.owner.or(Some(generation));
+                listener.last_owner = listener.owner;
+            }
+            self.tell_listener(id);
+            return Ok(answer_of(result));
+        }
+        let address = socket::address(&socket)?;
+        if address.port() == 0 || !socket::reuses_port(&socket)? {
+            return Ok(Answer::Continue); // any free port, or bound before we could see it: not held
+        }
+        let Some(service) = self.state.generation(generation).map(|generation| generation.service.clone()) else {
+            return Ok(Answer::Continue);
+        };
+        let key = Key::of(&socket, address)?;
+        let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog };
+        let result = self.join(newcomer).map(|_| ());
+        if result.is_ok() {
+            self.release_unequal_holds(&service, &key);
+        }
+        Ok(answer_of(result))
+    }
+
+    /// The server listens elsewhere than where the port was held for it (another address or family): a socket wider than
+    /// what it asked for is never handed over. Its own is held from now on, ours is let go.
+    fn release_unequal_holds(&mut self, service: &str, key: &Key) {
+        let unequal = |listener: &&crate::state::Listener| {
+            listener.service == service
+                && listener.origin == Origin::Held
+                && listener.key.address.port() == key.address.port()
+                && listener.key != *key
+        };
+        let unequal: Vec<ListenerId> = self.state.listeners.iter().filter(unequal).map(|listener| listener.id).collect();
+        for id in unequal {
+            self.release(id);
+        }
+    }
+}
+
+fn answer_of(result: Result<(), Errno>) -> Answer {
+    match result {
+        Ok(()) => Answer::Success,
+        Err(error) => Answer::Error(error),
+    }
+}

@@ -1,0 +1,261 @@
+//! Groups of listeners in the kernel: carrying out the steering plan, joining, selecting, parking, releasing.
+
+use crate::keeper::Keeper;
+use crate::protocol::{Event, GenerationId, ListenerId, Origin};
+use crate::state::{Group, Listener};
+use crate::steering::{Member, Order, Step};
+use rustix::io::Errno;
+use stayput_kernel::reuseport;
+use stayput_kernel::socket::{self, Key};
+use stayput_kernel::table::TableFd;
+use std::os::fd::OwnedFd;
+
+/// Length of a queue in which connections wait while nobody accepts. The kernel cuts it to net.core.somaxconn.
+pub(crate) const HELD_BACKLOG: i32 = 4096;
+
+/// A socket that is about to listen.
+pub(crate) struct Newcomer<'a> {
+    pub(crate) service: &'a str,
+    pub(crate) key: Key,
+    pub(crate) socket: OwnedFd,
+    pub(crate) owner: Option<GenerationId>,
+    pub(crate) origin: Origin,
+    pub(crate) backlog: i32,
+}
+
+impl Keeper {
+    /// Makes a bound socket listen as a member of its group, which is founded if need be.
+    ///
+    /// # Errors
+    /// That of `listen(2)`; nothing is kept then.
+    pub(crate) fn join(&mut self, newcomer: Newcomer<'_>) -> Result<ListenerId, Errno> {
+        let (service, key) = (newcomer.service.to_owned(), newcomer.key);
+        let inode = socket::inode(&newcomer.socket)?;
+        if self.state.group(&service, &key).is_none() {
+            // Without an anchor (no right to bind the port ourselves) the socket is held, but cannot be steered.
+            if let Ok(anchor) = socket::bound(&key, true) {
+                let (anchor, mut order) = (TableFd::keep(anchor), Order::default());
+                let steps = order.found();
+                self.state.groups.push(Group { service: service.clone(), key, anchor, order });
+                self.commit();
+                let _ = self.carry_out(&service, &key, &steps, 1);
+            }
+        }
+        let id = ListenerId(self.state.next_listener);
+        self.state.next_listener += 1;
+        let listening = TableFd::keep(newcomer.socket);
+        self.state.listeners.push(Listener {
+            id,
+            service: service.clone(),
+            key,
+            socket: listening,
+            inode,
+            owner: newcomer.owner,
+            last_owner: newcomer.owner,
+            origin: newcomer.origin,
+        });
+        let steps = match self.state.group_mut(&service, &key) {
+            Some(group) => group.order.join(id),
+            None => vec![Step::Listen(Member::Listener(id))],
+        };
+        // Before the kernel's order changes, so that a successor knows whom to look for.
+        self.commit();
+        let result = self.carry_out(&service, &key, &steps, newcomer.backlog);
+        if let Err(error) = result {
+            self.state.listeners.retain(|listener| listener.id != id);
+            if let Some(group) = self.state.group_mut(&service, &key) {
+                group.order.not_joined(id);
+            }
+            listening.close();
+            self.drop_empty_groups();
+            return Err(error);
+        }
+        self.dirty = true;
+        self.tell_listener(id);
+        Ok(id)
+    }
+
+    /// Carries out a plan. Only a failing `listen` of a member stops it: a program or a mute that the kernel refuses (an MPTCP
+    /// member cannot be muted) leaves the other lock in place.
+    pub(crate) fn carry_out(&self, service: &str, key: &Key, steps: &[Step], backlog: i32) -> Result<(), Errno> {
+        let anchor = self.state.group(service, key).map(|group| group.anchor);
+        let socket_of = |member: Member| match member {
+            Member::Anchor => anchor,
+            Member::Listener(id) => self.state.listener(id).map(|listener| listener.socket),
+        };
+        for step in steps {
+            match step {
+                Step::Program(selection) => {
+                    if let Some(anchor) = anchor {
+                        // Fails only without kernel support, when the group cannot be steered at all.
+                        let _ = reuseport::select(anchor, selection);
+                    }
+                }
+                Step::Mute(member, except) => {
+                    if let Some(socket) = socket_of(*member) {
+                        let _ = reuseport::mute(socket, *except);
+                    }
+                }
+                Step::Unmute(listener) => {
+                    if let Some(socket) = socket_of(Member::Listener(*listener)) {
+                        let _ = reuseport::unmute(socket);
+                    }
+                }
+                Step::Listen(member) => {
+                    if let Some(socket) = socket_of(*member) {
+                        rustix::net::listen(socket, backlog)?;
+                    }
+                }
+                Step::Close(_) => {} // `release` closes when the mirror no longer has it
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets all new connections of the service go to the generation's listeners, where it has any.
+    pub(crate) fn steer(&mut self, service: &str, generation: GenerationId) {
+        let own = self.state.listeners_of(generation);
+        self.select_where(service, |listener| own.contains(&listener));
+    }
+
+    fn select_where(&mut self, service: &str, wanted: impl Fn(ListenerId) -> bool) {
+        let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
+        for key in keys {
+            let Some(group) = self.state.group_mut(service, &key) else { continue };
+            let before = group.order.selected().to_vec();
+            let targets: Vec<ListenerId> = group
+                .order
+                .members()
+                .iter()
+                .filter_map(|member| match member {
+                    Member::Listener(id) if wanted(*id) => Some(*id),
+                    Member::Listener(_) | Member::Anchor => None,
+                })
+                .collect();
+            let steps = group.order.select(&targets);
+            let after = group.order.selected().to_vec();
+            let _ = self.carry_out(service, &key, &steps, 0);
+            self.dirty = true;
+            for id in before.into_iter().chain(after) {
+                self.tell_listener(id);
+            }
+        }
+    }
+
+    /// A held queue beside each group's listeners; it takes all new connections until the next generation is given it.
+    ///
+    /// # Errors
+    /// Those of `bind` and `listen`.
+    pub(crate) fn park(&mut self, service: &str) -> Result<(), Errno> {
+        let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
+        let mut parked = Vec::new();
+        for key in keys {
+            let socket = socket::bound(&key, true)?;
+            parked.push(self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog: HELD_BACKLOG })?);
+        }
+        self.select_where(service, |listener| parked.contains(&listener));
+        Ok(())
+    }
+
+    /// Routes a probe to the generation.
+    pub(crate) fn route(&mut self, generation: GenerationId, source_port: Option<u16>) {
+        for id in self.state.listeners_of(generation) {
+            let Some(listener) = self.state.listener(id) else { continue };
+            let (service, key) = (listener.service.clone(), listener.key);
+            if let Some(group) = self.state.group_mut(&service, &key) {
+                let steps = group.order.route(source_port.map(|port| (port, id)));
+                let _ = self.carry_out(&service, &key, &steps, 0);
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// Closes our duplicate of a listener; returns how many connections waited in its queue.
+    pub(crate) fn release(&mut self, id: ListenerId) -> u32 {
+        let Some(listener) = self.state.listener(id).cloned() else { return 0 };
+        let mut after = Vec::new();
+        if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
+            let steps = group.order.leave(id);
+            let close = steps.iter().position(|step| *step == Step::Close(id)).unwrap_or(steps.len());
+            after = steps[close..].to_vec();
+            let _ = self.carry_out(&listener.service, &listener.key, &steps[..close], 0);
+        }
+        let queued = socket::accept_queue(listener.socket).unwrap_or(0);
+        self.state.listeners.retain(|listener| listener.id != id);
+        // The successor of a keeper that dies here sweeps the socket away and states the program again.
+        self.commit();
+        listener.socket.close();
+        let _ = self.carry_out(&listener.service, &listener.key, &after, 0);
+        self.drop_empty_groups();
+        self.tell(Event::ListenerGone { listener: id });
+        queued
+    }
+
+    /// Ends every hold of the service; returns how many connections waited.
+    pub(crate) fn release_service(&mut self, service: &str) -> u32 {
+        self.state.waiting.retain(|hold| hold.service != service);
+        let listeners: Vec<ListenerId> =
+            self.state.listeners.iter().filter(|listener| listener.service == service).map(|listener| listener.id).collect();
+        // Anchors first: a process that keeps its own socket is then alone in its group, and the kernel finds nobody else.
+        let (gone, kept) = std::mem::take(&mut self.state.groups).into_iter().partition(|group| group.service == service);
+        self.state.groups = kept;
+        for listener in &self.state.listeners {
+            if listener.service == service {
+                let _ = reuseport::unmute(listener.socket);
+            }
+        }
+        self.commit();
+        let gone: Vec<Group> = gone;
+        for group in gone {
+            group.anchor.close();
+        }
+        listeners.into_iter().map(|id| self.release(id)).sum()
+    }
+
+    fn drop_empty_groups(&mut self) {
+        let (empty, kept): (Vec<Group>, Vec<Group>) =
+            std::mem::take(&mut self.state.groups).into_iter().partition(|group| group.order.members().len() <= 1);
+        self.state.groups = kept;
+        self.dirty = true;
+        if !empty.is_empty() {
+            self.commit();
+        }
+        for group in empty {
+            group.anchor.close();
+        }
+    }
+
+    /// Tells the brain what is now known of a listener.
+    pub(crate) fn tell_listener(&mut self, id: ListenerId) {
+        if let Some(listener) = self.state.listener(id) {
+            let facts = self.state.facts(listener);
+            self.tell(Event::Listener(facts));
+        }
+    }
+
+    /// Makes the kernel agree with the mirror after a predecessor's death: a join that did not happen is forgotten, and
+    /// every program and mute is stated again.
+    pub(crate) fn restate_groups(&mut self) {
+        let listening = |socket: TableFd| socket::is_listening(socket).unwrap_or(false);
+        let absent: Vec<ListenerId> =
+            self.state.listeners.iter().filter(|listener| !listening(listener.socket)).map(|listener| listener.id).collect();
+        for id in absent {
+            let Some(listener) = self.state.listener(id).cloned() else { continue };
+            if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
+                group.order.not_joined(id);
+            }
+            self.state.listeners.retain(|listener| listener.id != id);
+            listener.socket.close();
+        }
+        for group in self.state.groups.clone() {
+            let mut steps = group.order.restate();
+            if !listening(group.anchor) {
+                let mut founded = Order::default();
+                steps.extend(founded.found());
+                steps.extend(group.order.restate());
+            }
+            let _ = self.carry_out(&group.service, &group.key, &steps, 1);
+        }
+        self.drop_empty_groups();
+    }
+}

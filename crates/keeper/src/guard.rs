@@ -1,0 +1,206 @@
+//! The life line: the guard is the parent of the keeper and shares its descriptors, waits, reaps, passes signals on, and starts
+//! the keeper again when it dies. It allocates and parses next to nothing. If the guard is the one that is killed, the keeper
+//! becomes the guard and starts a keeper.
+
+use crate::keeper::{self, Outcome};
+use crate::life::{GuardDescriptors, Life};
+use crate::state::{Daemon, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use stayput_kernel::table::TableFd;
+use stayput_kernel::{clock, process};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// What an instance starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// Instance name.
+    pub instance: String,
+    /// Its runtime directory (0700, ours).
+    pub directory: PathBuf,
+    /// What the first daemon finds as [`crate::protocol::Dump::blob`].
+    pub blob: Vec<u8>,
+    /// Listening control socket, non-blocking; a daemon inherits it as descriptor 4 (3 is its channel to the keeper).
+    pub control: OwnedFd,
+    /// Descriptor with the instance's lock, kept open as long as guard or keeper live.
+    pub lock: OwnedFd,
+    /// Arguments with which this binary is executed as the daemon, the first being its name.
+    pub daemon_argv: Vec<Vec<u8>>,
+}
+
+/// How long the guard waits for the daemon's last lines after the instance is over.
+const LAST_WORDS_NS: u64 = 2_000_000_000;
+
+/// Turns this process, which must have a single thread, into the guard of a new instance; returns the instance's exit status when
+/// it is over.
+///
+/// # Errors
+/// The system call without which no instance can be: `mmap`, `pipe`, `signalfd`, `clone`.
+pub fn run(start: Start) -> Result<u8, Errno> {
+    process::become_subreaper()?;
+    let life = Life::new()?;
+    let mut random = [0_u8; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let state = State {
+        instance: start.instance,
+        directory: start.directory,
+        nonce: format!("{:016x}", u64::from_ne_bytes(random)),
+        control: TableFd::keep(start.control),
+        lock: TableFd::keep(start.lock),
+        daemon: Daemon { argv: start.daemon_argv, pid: 0, channel: None, deaths: 0, quick_deaths: 0, started_ns: 0 },
+        blob: start.blob,
+        generations: Vec::new(),
+        listeners: Vec::new(),
+        groups: Vec::new(),
+        waiting: Vec::new(),
+        signals: Vec::new(),
+        next_listener: 1,
+    };
+    life.commit(&state).map_err(|_| Errno::TOOBIG)?;
+    drop(state);
+    live(life)
+}
+
+/// One process of the pair, whichever role it has now. Returns only in the guard, when the instance is over.
+fn live(life: Life) -> Result<u8, Errno> {
+    loop {
+        let guard = Guard::new(life)?;
+        match guard.watch()? {
+            Turn::Over(status) => return Ok(status),
+            // In the clone, after the guard was killed: its place is ours.
+            Turn::Promoted => life.count_keeper_death(),
+        }
+    }
+}
+
+enum Turn {
+    Over(u8),
+    Promoted,
+}
+
+struct Guard {
+    life: Life,
+    signals: TableFd,
+    pipe_write: TableFd,
+    keeper: i32,
+}
+
+impl Guard {
+    fn new(life: Life) -> Result<Self, Errno> {
+        let signals = TableFd::keep(process::signals(&process::WATCHED)?);
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (read, write) = rustix::pipe::pipe_with(flags)?;
+        let (pipe_read, pipe_write) = (TableFd::keep(read), TableFd::keep(write));
+        let descriptors =
+            GuardDescriptors { signals: signals.as_raw_fd(), pipe_write: pipe_write.as_raw_fd(), pipe_read: pipe_read.as_raw_fd() };
+        life.set_guard(rustix::process::getpid().as_raw_nonzero().get(), descriptors);
+        Ok(Self { life, signals, pipe_write, keeper: 0 })
+    }
+
+    /// Starts a keeper. In the clone this returns only when the guard is gone.
+    fn start_keeper(&mut self) -> Result<Option<Turn>, Errno> {
+        match process::clone_sharing_descriptors()? {
+            Some(pid) => {
+                self.keeper = pid;
+                Ok(None)
+            }
+            None => match be_keeper(self.life) {
+                Ok(Outcome::GuardDied) => Ok(Some(Turn::Promoted)),
+                Ok(Outcome::Ended) => process::exit_now(0),
+                Err(_) => process::exit_now(111),
+            },
+        }
+    }
+
+    fn watch(mut self) -> Result<Turn, Errno> {
+        if let Some(promoted) = self.start_keeper()? {
+            return Ok(promoted);
+        }
+        loop {
+            let mut sources = [PollFd::new(&self.signals, PollFlags::IN)];
+            match poll(&mut sources, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+            while let Some((signal, sender)) = process::next_signal(self.signals)? {
+                if signal == rustix::process::Signal::CHILD.as_raw() {
+                    if self.reap()? == Reaped::Keeper {
+                        if let Some(status) = self.life.exit_status() {
+                            return Ok(Turn::Over(self.finish(status)));
+                        }
+                        self.life.count_keeper_death();
+                        if let Some(promoted) = self.start_keeper()? {
+                            return Ok(promoted);
+                        }
+                    }
+                } else {
+                    let hangup = signal == rustix::process::Signal::HUP.as_raw() && sender == 0;
+                    self.pass(signal as u8 | if hangup { 0x80 } else { 0 });
+                }
+            }
+        }
+    }
+
+    /// A full pipe means a keeper that has not run for long and will find all it needs: nothing is lost but repetition.
+    fn pass(&self, byte: u8) {
+        let _ = rustix::io::write(self.pipe_write, &[byte]);
+    }
+
+    fn reap(&self) -> Result<Reaped, Errno> {
+        let mut reaped = Reaped::Others;
+        while let Some((pid, ended)) = process::next_ended()? {
+            if pid == self.keeper {
+                reaped = Reaped::Keeper;
+            } else if !self.life.push_exit(pid, ended) {
+                break; // stays a zombie, and is ours again at the next SIGCHLD
+            }
+            process::reap(pid);
+        }
+        self.pass(0);
+        Ok(reaped)
+    }
+
+    /// The keeper has ended the instance: wait a little for the daemon's last lines, then leave nothing behind.
+    fn finish(&self, status: u8) -> u8 {
+        let Some(Ok(state)) = self.life.restore() else { return status };
+        if let Some(channel) = state.daemon.channel {
+            channel.close(); // its end of stream
+        }
+        let deadline = clock::monotonic_ns() + LAST_WORDS_NS;
+        while process::pidfd(state.daemon.pid).is_ok() && clock::monotonic_ns() < deadline {
+            if let Ok(daemon) = process::pidfd(state.daemon.pid) {
+                let left = deadline.saturating_sub(clock::monotonic_ns());
+                let timeout = Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+                let _ = poll(&mut [PollFd::new(&daemon, PollFlags::IN)], Some(&timeout));
+            }
+            while let Ok(Some((pid, _))) = process::next_ended() {
+                process::reap(pid);
+            }
+        }
+        if let Ok(daemon) = process::pidfd(state.daemon.pid) {
+            let _ = process::signal(&daemon, rustix::process::Signal::KILL.as_raw());
+        }
+        let _ = std::fs::remove_dir_all(&state.directory);
+        status
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Reaped {
+    Keeper,
+    Others,
+}
+
+fn be_keeper(life: Life) -> Result<Outcome, Errno> {
+    use rustix::process::Signal;
+    // Away from the terminal: what it sends is for the guard.
+    let _ = rustix::process::setsid();
+    process::ignore(&[Signal::HUP, Signal::INT, Signal::QUIT, Signal::TSTP, Signal::TTOU, Signal::PIPE].map(Signal::as_raw));
+    process::become_subreaper()?;
+    life.set_keeper_pid(rustix::process::getpid().as_raw_nonzero().get());
+    match life.restore() {
+        Some(Ok(state)) => keeper::run(life, state),
+        Some(Err(_)) | None => Err(Errno::BADMSG),
+    }
+}

@@ -1,0 +1,218 @@
+//! What guard and keeper share beside the descriptor table: a region of memory that outlives each of them.
+//!
+//! It holds the keeper's last committed [`State`], the notification that is being answered, the exit statuses that the guard
+//! reaped, and a few numbers. There are no locks: each word has one writer, and a state becomes valid by one store.
+
+use crate::state::State;
+use rustix::io::Errno;
+use stayput_kernel::memory::SharedRegion;
+use stayput_kernel::process::Ended;
+use stayput_kernel::seccomp;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const GUARD_PID: usize = 0;
+const KEEPER_PID: usize = 8;
+const EXIT: usize = 16;
+const KEEPER_DEATHS: usize = 24;
+const ACTIVE: usize = 32;
+const LENGTHS: [usize; 2] = [40, 48];
+const GUARD_SIGNALS: usize = 56;
+const PIPE_WRITE: usize = 64;
+const PIPE_READ: usize = 72;
+const RING_HEAD: usize = 80;
+const RING_TAIL: usize = 88;
+const INBOX_GENERATION: usize = 96;
+const INBOX: usize = 128;
+const RING: usize = 4096;
+const RING_ENTRIES: u64 = 4096;
+const SLOTS: [usize; 2] = [131_072, 131_072 + SLOT_SIZE];
+/// Most bytes of an encoded state.
+const SLOT_SIZE: usize = 16 << 20;
+
+/// Handle to the shared memory; copies mean the same memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    region: SharedRegion,
+}
+
+/// The descriptors of the guard that no keeper may sweep away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GuardDescriptors {
+    pub(crate) signals: RawFd,
+    pub(crate) pipe_write: RawFd,
+    pub(crate) pipe_read: RawFd,
+}
+
+impl Life {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        SharedRegion::new(SLOTS[1] + SLOT_SIZE).map(|region| Self { region })
+    }
+
+    fn get(self, offset: usize) -> u64 {
+        self.region.word(offset).load(Ordering::Acquire)
+    }
+
+    fn set(self, offset: usize, value: u64) {
+        self.region.word(offset).store(value, Ordering::Release);
+    }
+
+    pub(crate) fn guard_pid(self) -> i32 {
+        self.get(GUARD_PID) as i32
+    }
+
+    pub(crate) fn set_guard(self, pid: i32, descriptors: GuardDescriptors) {
+        self.set(GUARD_SIGNALS, descriptors.signals as u64);
+        self.set(PIPE_WRITE, descriptors.pipe_write as u64);
+        self.set(PIPE_READ, descriptors.pipe_read as u64);
+        self.set(GUARD_PID, pid as u64);
+    }
+
+    pub(crate) fn guard_descriptors(self) -> GuardDescriptors {
+        GuardDescriptors {
+            signals: self.get(GUARD_SIGNALS) as RawFd,
+            pipe_write: self.get(PIPE_WRITE) as RawFd,
+            pipe_read: self.get(PIPE_READ) as RawFd,
+        }
+    }
+
+    pub(crate) fn keeper_pid(self) -> i32 {
+        self.get(KEEPER_PID) as i32
+    }
+
+    pub(crate) fn set_keeper_pid(self, pid: i32) {
+        self.set(KEEPER_PID, pid as u64);
+    }
+
+    pub(crate) fn keeper_deaths(self) -> u32 {
+        self.get(KEEPER_DEATHS) as u32
+    }
+
+    pub(crate) fn count_keeper_death(self) {
+        self.region.word(KEEPER_DEATHS).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The status that the instance shall end with, once it was decided.
+    pub(crate) fn exit_status(self) -> Option<u8> {
+        let word = self.get(EXIT);
+        (word & 0x100 != 0).then_some(word as u8)
+    }
+
+    pub(crate) fn decide_exit(self, status: u8) {
+        self.set(EXIT, 0x100 | u64::from(status));
+    }
+
+    /// Writes a state down. Either the whole of it is valid afterwards or the one before.
+    pub(crate) fn commit(self, state: &State) -> Result<(), CommitError> {
+        let bytes = postcard::to_stdvec(state).map_err(CommitError::Codec)?;
+        if bytes.len() > SLOT_SIZE {
+            return Err(CommitError::TooLarge(bytes.len()));
+        }
+        let inactive = usize::from(self.get(ACTIVE) == 1);
+        self.region.write(SLOTS[inactive], &bytes);
+        self.set(LENGTHS[inactive], bytes.len() as u64);
+        self.set(ACTIVE, inactive as u64 + 1);
+        Ok(())
+    }
+
+    /// The last committed state; `None` before the first commit.
+    pub(crate) fn restore(self) -> Option<Result<State, postcard::Error>> {
+        let slot = self.get(ACTIVE).checked_sub(1)? as usize;
+        let bytes = self.region.read(*SLOTS.get(slot)?, self.get(LENGTHS[slot]) as usize);
+        Some(postcard::from_bytes(&bytes))
+    }
+
+    /// Guard only. False: the ring is full; leave the child unreaped and try again later.
+    pub(crate) fn push_exit(self, pid: i32, ended: Ended) -> bool {
+        let (head, tail) = (self.get(RING_HEAD), self.get(RING_TAIL));
+        if head - tail >= RING_ENTRIES {
+            return false;
+        }
+        let (kind, value) = match ended {
+            Ended::Exited(status) => (0_u64, status),
+            Ended::Signalled(signal) => (1, signal),
+        };
+        let at = RING + (head % RING_ENTRIES) as usize * 16;
+        self.set(at, pid as u64);
+        self.set(at + 8, kind << 32 | u64::from(value as u32));
+        self.set(RING_HEAD, head + 1);
+        true
+    }
+
+    /// Keeper only: the oldest exit that the guard reaped, left in place until [`Life::drop_exit`].
+    pub(crate) fn first_exit(self) -> Option<(i32, Ended)> {
+        let (head, tail) = (self.get(RING_HEAD), self.get(RING_TAIL));
+        if head == tail {
+            return None;
+        }
+        let at = RING + (tail % RING_ENTRIES) as usize * 16;
+        let (pid, word) = (self.get(at) as i32, self.get(at + 8));
+        let value = word as u32 as i32;
+        Some((pid, if word >> 32 == 0 { Ended::Exited(value) } else { Ended::Signalled(value) }))
+    }
+
+    pub(crate) fn drop_exit(self) {
+        self.region.word(RING_TAIL).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Where a notification is received into, so that a successor finds it.
+    pub(crate) fn inbox(self) -> (SharedRegion, usize) {
+        (self.region, INBOX)
+    }
+
+    /// Which generation's notification the inbox holds.
+    pub(crate) fn inbox_generation(self) -> &'static AtomicU64 {
+        self.region.word(INBOX_GENERATION)
+    }
+}
+
+const _: () = assert!(INBOX + seccomp::INBOX_SIZE <= RING && RING + RING_ENTRIES as usize * 16 <= SLOTS[0]);
+
+/// Why a state could not be written down.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    Codec(postcard::Error),
+    TooLarge(usize),
+}
+
+impl std::fmt::Display for CommitError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Codec(error) => write!(f, "the keeper's state does not encode: {error}"),
+            Self::TooLarge(length) => write!(f, "the keeper's state has {length} bytes, more than {SLOT_SIZE}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_commit_is_what_a_successor_finds() {
+        let life = Life::new().expect("mmap");
+        assert!(life.restore().is_none());
+        for blob in [b"one".to_vec(), vec![7; 100_000], b"three".to_vec()] {
+            let state = State { blob: blob.clone(), ..State::for_test() };
+            life.commit(&state).expect("commit");
+            assert_eq!(life.restore().expect("committed").expect("decodes").blob, blob);
+        }
+        let large = State { blob: vec![0; SLOT_SIZE], ..State::for_test() };
+        assert!(matches!(life.commit(&large), Err(CommitError::TooLarge(_))));
+        assert_eq!(life.restore().expect("committed").expect("decodes").blob, b"three");
+    }
+
+    #[test]
+    fn exits_come_out_in_order_and_a_full_ring_says_so() {
+        let life = Life::new().expect("mmap");
+        assert_eq!(life.first_exit(), None);
+        for pid in 1..=RING_ENTRIES as i32 {
+            assert!(life.push_exit(pid, if pid % 2 == 0 { Ended::Signalled(9) } else { Ended::Exited(pid % 256) }));
+        }
+        assert!(!life.push_exit(1, Ended::Exited(0)));
+        assert_eq!(life.first_exit(), Some((1, Ended::Exited(1))));
+        life.drop_exit();
+        assert_eq!(life.first_exit(), Some((2, Ended::Signalled(9))));
+        assert!(life.push_exit(5000, Ended::Exited(0)));
+    }
+}

@@ -1,0 +1,318 @@
+//! Starting generations and the daemon. What is about to be started is written down first, so that a successor of a keeper that
+//! is killed in between knows what to look for.
+
+use crate::keeper::{Keeper, Source};
+use crate::protocol::{DescriptorKind, Event, ExecStage, ExitStatus, GenerationId, OutputKind, Reply, SpawnSpec, Trap};
+use crate::state::Generation;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use stayput_kernel::clock;
+use stayput_kernel::process::{self, Cloned};
+use stayput_kernel::spawn::{self, Exec, Report, Stage};
+use stayput_kernel::table::TableFd;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// A daemon that dies sooner than this after its start died "quickly".
+const QUICK_NS: u64 = 2_000_000_000;
+
+/// What a failing step of a spawn was.
+pub(crate) struct SpawnError {
+    pub(crate) what: String,
+    pub(crate) errno: Errno,
+}
+
+fn failed(what: &str) -> impl FnOnce(Errno) -> SpawnError {
+    move |errno| SpawnError { what: what.to_owned(), errno }
+}
+
+/// Both ends of what a child writes to.
+struct Outputs {
+    /// Ours: output, error.
+    read: (OwnedFd, Option<OwnedFd>),
+    /// The child's: output, error.
+    write: (OwnedFd, OwnedFd),
+}
+
+fn outputs(kind: OutputKind) -> Result<Outputs, Errno> {
+    match kind {
+        OutputKind::Pipes => {
+            let (output, output_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            let (error, error_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&output, true)?;
+            rustix::io::ioctl_fionbio(&error, true)?;
+            Ok(Outputs { read: (output, Some(error)), write: (output_write, error_write) })
+        }
+        OutputKind::Pty { rows, columns } => {
+            use rustix::pty::OpenptFlags;
+            let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+            rustix::pty::grantpt(&master)?;
+            rustix::pty::unlockpt(&master)?;
+            let name = rustix::pty::ptsname(&master, Vec::new())?;
+            let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+            let mut modes = rustix::termios::tcgetattr(&slave)?;
+            modes.make_raw();
+            rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
+            let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&slave, size)?;
+            rustix::io::ioctl_fionbio(&master, true)?;
+            let error = rustix::io::fcntl_dupfd_cloexec(&slave, 3)?;
+            Ok(Outputs { read: (master, None), write: (slave, error) })
+        }
+    }
+}
+
+fn dev_null() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+impl Keeper {
+    /// Starts a generation; one with this id that was already started is told of again.
+    ///
+    /// # Errors
+    /// The step before or at `fork` that failed; nothing is left of it.
+    pub(crate) fn spawn(&mut self, spec: &SpawnSpec) -> Result<(), SpawnError> {
+        if self.state.generation(spec.generation).is_some() {
+            return Ok(());
+        }
+        let argv = spawn::c_strings(&spec.argv).map_err(failed("the command has a NUL byte in it"))?;
+        let mut env = spawn::c_strings(&spec.env).map_err(failed("the environment has a NUL byte in it"))?;
+        let cwd = CString::new(spec.cwd.as_slice()).map_err(|_| failed("the working directory has a NUL byte in it")(Errno::INVAL))?;
+        let path = spawn::variable(&env, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin").to_vec();
+        let candidates = spawn::candidates(spec.argv.first().map_or(&[], Vec::as_slice), &path);
+        let notify =
+            if spec.notify { Some(self.notify_socket(spec.generation).map_err(failed("making the notify socket"))?) } else { None };
+        self.mark(&mut env, spec, notify.as_ref().map(|(_, path)| path));
+        let outputs = outputs(spec.output).map_err(failed("making the output pipes"))?;
+        let (report, childs_report) = packet_pair().map_err(failed("socketpair for the child's report"))?;
+        let null = dev_null().map_err(failed("open /dev/null"))?;
+
+        self.state.generations.push(Generation {
+            service: spec.service.clone(),
+            id: spec.generation,
+            pid: 0,
+            pidfd: None,
+            report: Some(TableFd::keep(report)),
+            calls: None,
+            trap: None,
+            executed: false,
+            exec_failed: None,
+            exit: None,
+            tree_empty: false,
+            output: Some(TableFd::keep(outputs.read.0)),
+            error: outputs.read.1.map(TableFd::keep),
+            notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),
+        });
+        self.commit();
+        match process::clone() {
+            Ok(Cloned::Child) => {
+                let descriptors = vec![null.as_fd(), outputs.write.0.as_fd(), outputs.write.1.as_fd()];
+                spawn::exec(&Exec { candidates, argv, env, cwd, descriptors, trap: true }, childs_report.as_fd())
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                if let Some(generation) = self.state.generation_mut(spec.generation) {
+                    generation.pid = pid;
+                    generation.pidfd = Some(TableFd::keep(pidfd));
+                }
+                self.commit();
+                self.watch_generation(spec.generation);
+                Ok(())
+            }
+            Err(errno) => {
+                self.forget(spec.generation);
+                Err(SpawnError { what: "fork".to_owned(), errno })
+            }
+        }
+    }
+
+    /// Adds what our processes are known by to an environment; values of ours that were inherited go.
+    fn mark(&self, env: &mut Vec<CString>, spec: &SpawnSpec, notify: Option<&PathBuf>) {
+        let ours = |entry: &CString| {
+            let entry = entry.as_bytes();
+            entry.starts_with(b"STAYPUT_") || entry.starts_with(b"NOTIFY_SOCKET=") || entry.starts_with(b"WATCHDOG_")
+        };
+        env.retain(|entry| !ours(entry));
+        let mut marks = vec![
+            format!("STAYPUT_INSTANCE={}", self.state.instance),
+            format!("STAYPUT_SERVICE={}", spec.service),
+            format!("STAYPUT_GENERATION={}", spec.generation.0),
+            self.state.cookie(spec.generation),
+        ];
+        marks.extend(notify.map(|path| format!("NOTIFY_SOCKET={}", path.display())));
+        env.extend(marks.into_iter().filter_map(|mark| CString::new(mark).ok()));
+    }
+
+    fn notify_socket(&self, generation: GenerationId) -> Result<(OwnedFd, PathBuf), Errno> {
+        let path = self.state.directory.join(format!("notify-{}", generation.0));
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        let _ = std::fs::remove_file(&path);
+        rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path)?)?;
+        Ok((socket, path))
+    }
+
+    /// Descriptors of a generation that its brain reads, and what they are.
+    pub(crate) fn descriptors_of(&self, generation: GenerationId) -> (Vec<DescriptorKind>, Vec<TableFd>) {
+        let Some(generation) = self.state.generation(generation) else { return (Vec::new(), Vec::new()) };
+        let notify = generation.notify.as_ref().map(|(socket, _)| *socket);
+        let all =
+            [(DescriptorKind::Output, generation.output), (DescriptorKind::Error, generation.error), (DescriptorKind::Notify, notify)];
+        all.into_iter().filter_map(|(kind, descriptor)| Some((kind, descriptor?))).unzip()
+    }
+
+    /// What a child says between `fork` and its command.
+    pub(crate) fn on_report(&mut self, id: GenerationId) {
+        loop {
+            let Some(report) = self.state.generation(id).and_then(|generation| generation.report) else { return };
+            let said = match spawn::receive(report) {
+                Ok(None) => return,
+                Ok(Some(said)) => said,
+                Err(_) => None,
+            };
+            self.dirty = true;
+            let Some(generation) = self.state.generation_mut(id) else { return };
+            match said {
+                Some(Report::Trapped(calls)) => {
+                    generation.calls = Some(TableFd::keep(calls));
+                    generation.trap = Some(Trap::Active);
+                    self.watch_generation(id);
+                }
+                Some(Report::NotTrapped(errno)) => {
+                    generation.trap = Some(Trap::Unavailable { errno: errno.raw_os_error() });
+                }
+                Some(Report::Failed(stage, errno)) => {
+                    generation.exec_failed = Some((exec_stage(stage), errno.raw_os_error()));
+                }
+                None => {
+                    generation.report = None;
+                    let event = match (generation.exec_failed, generation.trap) {
+                        (Some((stage, errno)), _) => Some(Event::ExecFailed { generation: id, stage, errno }),
+                        (None, Some(trap)) => {
+                            generation.executed = true;
+                            Some(Event::Executed { generation: id, trap })
+                        }
+                        (None, None) => None, // killed before it came that far: its exit says the rest
+                    };
+                    report.close();
+                    if let Some(event) = event {
+                        self.tell(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts a daemon on a fresh channel, with the control socket beside it.
+    pub(crate) fn start_daemon(&mut self) {
+        let started = (|| -> Result<(), Errno> {
+            let (ours, theirs) = packet_pair()?;
+            let (report, childs_report) = packet_pair()?;
+            let null = dev_null()?;
+            let argv = spawn::c_strings(&self.state.daemon.argv)?;
+            let env: Vec<Vec<u8>> =
+                std::env::vars_os().map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).collect();
+            let env = spawn::c_strings(&env)?;
+            self.state.daemon.channel = Some(TableFd::keep(ours));
+            self.state.daemon.started_ns = clock::monotonic_ns();
+            self.commit();
+            match process::clone()? {
+                Cloned::Child => {
+                    let candidates = vec![c"/proc/self/exe".to_owned()];
+                    let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
+                    let descriptors = vec![null.as_fd(), stdout, stderr, theirs.as_fd(), self.state.control.as_fd()];
+                    let exec = Exec { candidates, argv, env, cwd: c".".to_owned(), descriptors, trap: false };
+                    spawn::exec(&exec, childs_report.as_fd())
+                }
+                Cloned::Parent { pid, pidfd: _ } => self.state.daemon.pid = pid,
+            }
+            drop(report);
+            Ok(())
+        })();
+        self.commit();
+        if started.is_err() {
+            self.close_channel();
+            self.daemon_due = Some(clock::monotonic_ns() + QUICK_NS);
+        }
+        self.watch_channel();
+    }
+
+    /// The daemon ended: start another, at once if it had lived a while.
+    pub(crate) fn on_daemon_exit(&mut self) {
+        self.close_channel();
+        self.state.daemon.pid = 0;
+        self.state.daemon.deaths += 1;
+        let now = clock::monotonic_ns();
+        let quick = now.saturating_sub(self.state.daemon.started_ns) < QUICK_NS;
+        self.state.daemon.quick_deaths = if quick { self.state.daemon.quick_deaths + 1 } else { 0 };
+        // The first few at once: a daemon that is killed twice is no loop. Then 0.1 s, doubling, to 5 s.
+        let exponent = self.state.daemon.quick_deaths.saturating_sub(5).min(6);
+        let pause = if self.state.daemon.quick_deaths <= 5 { 0 } else { (50_000_000 << exponent).min(5_000_000_000) };
+        self.daemon_due = Some(now + pause);
+        self.dirty = true;
+    }
+
+    /// Ends what is remembered of a generation.
+    pub(crate) fn forget(&mut self, id: GenerationId) {
+        let (gone, kept) = std::mem::take(&mut self.state.generations).into_iter().partition(|generation| generation.id == id);
+        self.state.generations = kept;
+        self.commit();
+        let gone: Vec<Generation> = gone;
+        for generation in gone {
+            if let Some((socket, path)) = generation.notify {
+                let _ = std::fs::remove_file(path);
+                socket.close();
+            }
+            let descriptors = [generation.pidfd, generation.report, generation.calls, generation.output, generation.error];
+            descriptors.into_iter().flatten().for_each(TableFd::close);
+        }
+        for listener in &mut self.state.listeners {
+            if listener.owner == Some(id) {
+                listener.owner = None;
+            }
+        }
+    }
+
+    /// The reply to a spawn or a fetch, with the descriptors beside it.
+    pub(crate) fn output_reply(&self, id: GenerationId, spawned: bool) -> (Reply, Vec<TableFd>) {
+        let (descriptors, table) = self.descriptors_of(id);
+        let pid = self.state.generation(id).map_or(0, |generation| generation.pid);
+        let reply = if spawned { Reply::Spawned { pid, descriptors } } else { Reply::Output { descriptors } };
+        (reply, table)
+    }
+}
+
+/// Descriptors as they are passed beside a packet.
+pub(crate) fn borrowed(table: &[TableFd]) -> Vec<BorrowedFd<'_>> {
+    table.iter().map(AsFd::as_fd).collect()
+}
+
+fn exec_stage(stage: Stage) -> ExecStage {
+    match stage {
+        Stage::Session => ExecStage::Session,
+        Stage::Stdio => ExecStage::Stdio,
+        Stage::WorkingDirectory => ExecStage::WorkingDirectory,
+        Stage::Exec => ExecStage::Exec,
+    }
+}
+
+/// How a process ended, in the protocol's words.
+pub(crate) fn exit_status(ended: process::Ended) -> ExitStatus {
+    match ended {
+        process::Ended::Exited(status) => ExitStatus::Exited(status),
+        process::Ended::Signalled(signal) => ExitStatus::Signalled(signal),
+    }
+}
+
+/// Sources of a generation that the keeper watches.
+pub(crate) fn sources(generation: &Generation) -> Vec<(Source, TableFd)> {
+    let report = generation.report.map(|descriptor| (Source::Report(generation.id), descriptor));
+    let calls = generation.calls.map(|descriptor| (Source::Calls(generation.id), descriptor));
+    [report, calls].into_iter().flatten().collect()
+}

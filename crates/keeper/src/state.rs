@@ -1,0 +1,203 @@
+//! Everything the keeper knows, in a form that its successor can read: numbers, names and descriptors of the shared table.
+
+use crate::protocol::{Dump, ExecStage, ExitStatus, GenerationFacts, GenerationId, ListenerFacts, ListenerId, Origin, Trap, WaitingHold};
+use crate::steering::Order;
+use serde::{Deserialize, Serialize};
+use stayput_kernel::socket::Key;
+use stayput_kernel::table::TableFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+
+/// The whole of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) instance: String,
+    pub(crate) directory: PathBuf,
+    /// Random, in the environment of all that we start: tells our processes from those of any other instance.
+    pub(crate) nonce: String,
+    pub(crate) control: TableFd,
+    pub(crate) lock: TableFd,
+    pub(crate) daemon: Daemon,
+    pub(crate) blob: Vec<u8>,
+    pub(crate) generations: Vec<Generation>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) waiting: Vec<WaitingHold>,
+    /// Signals of the guard that no daemon has got yet: number, hangup.
+    pub(crate) signals: Vec<(i32, bool)>,
+    pub(crate) next_listener: u64,
+}
+
+/// The brain's process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Daemon {
+    pub(crate) argv: Vec<Vec<u8>>,
+    /// 0: none runs.
+    pub(crate) pid: i32,
+    /// Our end of its channel, while one runs.
+    pub(crate) channel: Option<TableFd>,
+    pub(crate) deaths: u32,
+    /// Deaths in a row, each soon after its start.
+    pub(crate) quick_deaths: u32,
+    pub(crate) started_ns: u64,
+}
+
+/// One run of a service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Generation {
+    pub(crate) service: String,
+    pub(crate) id: GenerationId,
+    /// 0: about to be forked.
+    pub(crate) pid: i32,
+    pub(crate) pidfd: Option<TableFd>,
+    /// Our end of the child's report socket, until it executed its command.
+    pub(crate) report: Option<TableFd>,
+    /// The descriptor on which its caught calls arrive.
+    pub(crate) calls: Option<TableFd>,
+    pub(crate) trap: Option<Trap>,
+    pub(crate) executed: bool,
+    pub(crate) exec_failed: Option<(ExecStage, i32)>,
+    pub(crate) exit: Option<ExitStatus>,
+    pub(crate) tree_empty: bool,
+    pub(crate) output: Option<TableFd>,
+    pub(crate) error: Option<TableFd>,
+    pub(crate) notify: Option<(TableFd, PathBuf)>,
+}
+
+/// A listening socket that we have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Listener {
+    pub(crate) id: ListenerId,
+    pub(crate) service: String,
+    pub(crate) key: Key,
+    pub(crate) socket: TableFd,
+    pub(crate) inode: u32,
+    pub(crate) owner: Option<GenerationId>,
+    pub(crate) last_owner: Option<GenerationId>,
+    pub(crate) origin: Origin,
+}
+
+/// Listeners among which the kernel chooses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) service: String,
+    pub(crate) key: Key,
+    pub(crate) anchor: TableFd,
+    pub(crate) order: Order,
+}
+
+impl State {
+    pub(crate) fn generation(&self, id: GenerationId) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.id == id)
+    }
+
+    pub(crate) fn generation_mut(&mut self, id: GenerationId) -> Option<&mut Generation> {
+        self.generations.iter_mut().find(|generation| generation.id == id)
+    }
+
+    pub(crate) fn listener(&self, id: ListenerId) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.id == id)
+    }
+
+    pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.listeners.iter_mut().find(|listener| listener.id == id)
+    }
+
+    pub(crate) fn listeners_of(&self, generation: GenerationId) -> Vec<ListenerId> {
+        self.listeners.iter().filter(|listener| listener.owner == Some(generation)).map(|listener| listener.id).collect()
+    }
+
+    pub(crate) fn group_mut(&mut self, service: &str, key: &Key) -> Option<&mut Group> {
+        self.groups.iter_mut().find(|group| group.service == service && group.key == *key)
+    }
+
+    pub(crate) fn group(&self, service: &str, key: &Key) -> Option<&Group> {
+        self.groups.iter().find(|group| group.service == service && group.key == *key)
+    }
+
+    pub(crate) fn is_selected(&self, listener: &Listener) -> bool {
+        self.group(&listener.service, &listener.key).is_some_and(|group| group.order.selected().contains(&listener.id))
+    }
+
+    pub(crate) fn facts(&self, listener: &Listener) -> ListenerFacts {
+        ListenerFacts {
+            id: listener.id,
+            service: listener.service.clone(),
+            owner: listener.owner,
+            last_owner: listener.last_owner,
+            address: listener.key.address,
+            v6only: listener.key.v6only,
+            inode: listener.inode,
+            origin: listener.origin,
+            selected: self.is_selected(listener),
+        }
+    }
+
+    /// What the environment of a generation's processes carries, as a whole `NAME=value` string.
+    pub(crate) fn cookie(&self, generation: GenerationId) -> String {
+        format!("STAYPUT_COOKIE={}-{}", self.nonce, generation.0)
+    }
+
+    /// Every descriptor that the state names.
+    pub(crate) fn descriptors(&self) -> BTreeSet<RawFd> {
+        let generations = self.generations.iter().flat_map(|generation| {
+            let notify = generation.notify.as_ref().map(|(socket, _)| *socket);
+            [generation.pidfd, generation.report, generation.calls, generation.output, generation.error, notify]
+        });
+        let listeners = self.listeners.iter().map(|listener| Some(listener.socket));
+        let groups = self.groups.iter().map(|group| Some(group.anchor));
+        [Some(self.control), Some(self.lock), self.daemon.channel]
+            .into_iter()
+            .chain(generations)
+            .chain(listeners)
+            .chain(groups)
+            .flatten()
+            .map(|descriptor| descriptor.as_raw_fd())
+            .collect()
+    }
+
+    pub(crate) fn dump(&self, guard_pid: i32, keeper_pid: i32, keeper_deaths: u32) -> Dump {
+        let generation = |generation: &Generation| GenerationFacts {
+            service: generation.service.clone(),
+            id: generation.id,
+            pid: generation.pid,
+            trap: generation.trap.filter(|_| generation.executed),
+            exec_failed: generation.exec_failed,
+            exit: generation.exit,
+            tree_empty: generation.tree_empty,
+        };
+        Dump {
+            instance: self.instance.clone(),
+            guard_pid,
+            keeper_pid,
+            keeper_deaths,
+            daemon_deaths: self.daemon.deaths,
+            blob: self.blob.clone(),
+            generations: self.generations.iter().map(generation).collect(),
+            listeners: self.listeners.iter().map(|listener| self.facts(listener)).collect(),
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        let null = TableFd::keep(std::fs::File::open("/dev/null").expect("open").into());
+        let daemon = Daemon { argv: Vec::new(), pid: 0, channel: None, deaths: 0, quick_deaths: 0, started_ns: 0 };
+        Self {
+            instance: "test".into(),
+            directory: PathBuf::new(),
+            nonce: "0".into(),
+            control: null,
+            lock: null,
+            daemon,
+            blob: Vec::new(),
+            generations: Vec::new(),
+            listeners: Vec::new(),
+            groups: Vec::new(),
+            waiting: Vec::new(),
+            signals: Vec::new(),
+            next_listener: 1,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The steering plan: which steps, in which order, so that a new connection never reaches a listener that must not have it.
+//!
+//! Pure. It owns the mirror of the kernel's index rules (net/core/sock_reuseport.c): a member's index is its place in the order
+//! of `listen` calls; when a member leaves, **the last one moves into its place**; an index out of range means: by hash.
+//! Two locks keep a listener that is not selected from getting connections: the program does not name it, and it is
+//! *muted* (drops connection requests, which the client's kernel repeats). The second holds in the instants in which the
+//! first cannot: between a member's leaving and the new program. Member 0 is the *anchor*, a muted listener of our own that
+//! carries the program, because an MPTCP listener cannot.
+
+use crate::protocol::ListenerId;
+use serde::{Deserialize, Serialize};
+use stayput_kernel::reuseport::Selection;
+
+/// One place in the kernel's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Member {
+    /// Ours; carries the program, takes nothing.
+    Anchor,
+    /// A held listener.
+    Listener(ListenerId),
+}
+
+/// One thing to do to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Attach a program to the group, through the anchor.
+    Program(Selection),
+    /// Let a member drop connection requests, except those from this source port.
+    Mute(Member, Option<u16>),
+    /// Let a member take connection requests.
+    Unmute(ListenerId),
+    /// `listen`: the member joins at the end.
+    Listen(Member),
+    /// The last descriptor of the member's socket is closed: it leaves.
+    Close(ListenerId),
+}
+
+/// The mirror of one group.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Order {
+    members: Vec<Member>,
+    selected: Vec<ListenerId>,
+    route: Option<(u16, ListenerId)>,
+}
+
+impl Order {
+    /// Who takes new connections.
+    pub(crate) fn selected(&self) -> &[ListenerId] {
+        &self.selected
+    }
+
+    /// The members in the kernel's order.
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn index(&self, listener: ListenerId) -> Option<u32> {
+        self.members.iter().position(|member| *member == Member::Listener(listener)).map(|index| index as u32)
+    }
+
+    fn selection(&self) -> Selection {
+        Selection {
+            route: self.route.and_then(|(port, listener)| Some((port, self.index(listener)?))),
+            targets: self.selected.iter().filter_map(|listener| self.index(*listener)).collect(),
+        }
+    }
+
+    fn mute(&self, listener: ListenerId) -> Step {
+        let except = self.route.and_then(|(port, routed)| (routed == listener).then_some(port));
+        Step::Mute(Member::Listener(listener), except)
+    }
+
+    /// Founds the group with its anchor.
+    pub(crate) fn found(&mut self) -> Vec<Step> {
+        self.members.push(Member::Anchor);
+        // The first to join will have index 1; until then requests are dropped and repeated, never lost.
+        let first = Selection { route: None, targets: vec![1] };
+        vec![Step::Program(first), Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor)]
+    }
+
+    /// A listener joins: selected at once if nobody is, else muted and unselected.
+    pub(crate) fn join(&mut self, listener: ListenerId) -> Vec<Step> {
+        self.members.push(Member::Listener(listener));
+        if self.selected.is_empty() {
+            self.selected.push(listener);
+            vec![Step::Program(self.selection()), Step::Listen(Member::Listener(listener))]
+        } else {
+            vec![self.mute(listener), Step::Listen(Member::Listener(listener))]
+        }
+    }
+
+    /// `join` came to nothing: the kernel refused the `listen`.
+    pub(crate) fn not_joined(&mut self, listener: ListenerId) {
+        self.members.retain(|member| *member != Member::Listener(listener));
+        self.selected.retain(|selected| *selected != listener);
+    }
+
+    /// These take all new connections from now on. Those that are no members are passed over; if none is, nothing changes.
+    pub(crate) fn select(&mut self, targets: &[ListenerId]) -> Vec<Step> {
+        let targets: Vec<ListenerId> = targets.iter().copied().filter(|target| self.index(*target).is_some()).collect();
+        if targets.is_empty() {
+            return Vec::new();
+        }
+        self.selected = targets;
+        self.restate()
+    }
+
+    /// All steps that make the kernel agree with the mirror; harmless to repeat.
+    pub(crate) fn restate(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = self.selected.iter().map(|target| Step::Unmute(*target)).collect();
+        steps.push(Step::Program(self.selection()));
+        for member in &self.members {
+            match member {
+                Member::Listener(listener) if !self.selected.contains(listener) => steps.push(self.mute(*listener)),
+                Member::Listener(_) | Member::Anchor => {}
+            }
+        }
+        steps
+    }
+
+    /// Connections from this source port go to this listener, whoever is selected. `None` ends it.
+    pub(crate) fn route(&mut self, route: Option<(u16, ListenerId)>) -> Vec<Step> {
+        let before = std::mem::replace(&mut self.route, route);
+        let mut steps = Vec::new();
+        for listener in [before, route].into_iter().flatten().map(|(_, listener)| listener) {
+            if self.index(listener).is_some() && !self.selected.contains(&listener) {
+                steps.push(self.mute(listener));
+            }
+        }
+        steps.push(Step::Program(self.selection()));
+        steps
+    }
+
+    /// A listener leaves. Nobody else must have its socket, or it stays in the kernel's group while the mirror forgets it.
+    pub(crate) fn leave(&mut self, listener: ListenerId) -> Vec<Step> {
+        let Some(index) = self.index(listener) else { return Vec::new() };
+        self.selected.retain(|selected| *selected != listener);
+        if self.route.is_some_and(|(_, routed)| routed == listener) {
+            self.route = None;
+        }
+        // Before: no program may name it. The selected keep their index but for the last member, which moves.
+        let before = Step::Program(self.selection());
+        self.members.swap_remove(index as usize);
+        vec![before, Step::Close(listener), Step::Program(self.selection())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// What the kernel does with the steps, by its rules.
+    #[derive(Default)]
+    struct Kernel {
+        sockets: Vec<Member>,
+        program: Selection,
+        muted: BTreeMap<u64, Option<u16>>,
+    }
+
+    fn number(member: Member) -> u64 {
+        match member {
+            Member::Anchor => 0,
+            Member::Listener(listener) => listener.0,
+        }
+    }
+
+    impl Kernel {
+        fn perform(&mut self, step: &Step) {
+            match step {
+                Step::Program(selection) => self.program = selection.clone(),
+                Step::Mute(member, except) => drop(self.muted.insert(number(*member), *except)),
+                Step::Unmute(listener) => drop(self.muted.remove(&listener.0)),
+                Step::Listen(member) => self.sockets.push(*member),
+                Step::Close(listener) => {
+                    let index = self.sockets.iter().position(|member| *member == Member::Listener(*listener)).expect("a member");
+                    self.sockets.swap_remove(index);
+                }
+            }
+        }
+
+        /// Every listener that a request from this port may reach now, whatever chance decides.
+        fn reach(&self, port: u16) -> BTreeSet<u64> {
+            let indices = match self.program.route {
+                Some((routed, index)) if routed == port => vec![index],
+                _ => self.program.targets.clone(),
+            };
+            let any = || (0..self.sockets.len() as u32).collect::<Vec<u32>>();
+            let indices = if indices.is_empty() { any() } else { indices };
+            let valid = |index: &u32| (*index as usize) < self.sockets.len();
+            let indices = if indices.iter().all(valid) { indices } else { any().into_iter().chain(indices).collect() };
+            indices
+                .into_iter()
+                .filter(valid)
+                .map(|index| number(self.sockets[index as usize]))
+                .filter(|socket| self.muted.get(socket).is_none_or(|except| *except == Some(port)))
+                .collect()
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Join,
+        Select(usize),
+        SelectTwo(usize, usize),
+        Route(usize),
+        Unroute,
+        Leave(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            3 => Just(Act::Join),
+            3 => (0_usize..8).prop_map(Act::Select),
+            1 => (0_usize..8, 0_usize..8).prop_map(|(one, two)| Act::SelectTwo(one, two)),
+            2 => (0_usize..8).prop_map(Act::Route),
+            1 => Just(Act::Unroute),
+            3 => (0_usize..8).prop_map(Act::Leave),
+        ]
+    }
+
+    const PROBE: u16 = 40_000;
+    const CLIENT: u16 = 50_000;
+
+    proptest! {
+        /// After every single step, not only at the end of a plan: a client's request reaches a listener that was or is to be
+        /// selected, or is dropped and repeated. Nobody else ever gets it.
+        #[test]
+        fn nobody_else_gets_a_connection(acts in proptest::collection::vec(act(), 1..40)) {
+            let (mut order, mut kernel) = (Order::default(), Kernel::default());
+            for step in order.found() {
+                kernel.perform(&step);
+                prop_assert!(kernel.reach(CLIENT).is_empty());
+            }
+            let mut next = 0;
+            for act in acts {
+                let here: Vec<ListenerId> = order.members.iter().filter_map(|member| match member {
+                    Member::Listener(listener) => Some(*listener),
+                    Member::Anchor => None,
+                }).collect();
+                let nth = |n: usize| here.get(n % here.len().max(1)).copied();
+                let before: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
+                let steps = match act {
+                    Act::Join => { next += 1; order.join(ListenerId(next)) }
+                    Act::Select(n) => nth(n).map_or_else(Vec::new, |one| order.select(&[one])),
+                    Act::SelectTwo(n, m) => match (nth(n), nth(m)) {
+                        (Some(one), Some(two)) if one != two => order.select(&[one, two]),
+                        _ => Vec::new(),
+                    },
+                    Act::Route(n) => nth(n).map_or_else(Vec::new, |one| order.route(Some((PROBE, one)))),
+                    Act::Unroute => order.route(None),
+                    Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| order.leave(one)),
+                };
+                let after: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
+                for step in &steps {
+                    kernel.perform(step);
+                    let reached = kernel.reach(CLIENT);
+                    prop_assert!(reached.iter().all(|socket| before.contains(socket) || after.contains(socket)), "{reached:?} after {step:?}");
+                }
+                prop_assert_eq!(kernel.reach(CLIENT), after);
+                if let Some((_, routed)) = order.route {
+                    prop_assert_eq!(kernel.reach(PROBE), BTreeSet::from([routed.0]));
+                }
+                prop_assert_eq!(&kernel.sockets, &order.members);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_member_moves_into_the_place_of_one_that_leaves() {
+        let mut order = Order::default();
+        order.found();
+        for listener in 1..=3 {
+            order.join(ListenerId(listener));
+        }
+        order.select(&[ListenerId(3)]);
+        let steps = order.leave(ListenerId(1));
+        let one = |index| Step::Program(Selection { route: None, targets: vec![index] });
+        assert_eq!(steps, [one(3), Step::Close(ListenerId(1)), one(1)]);
+    }
+
+    #[test]
+    fn selecting_strangers_changes_nothing() {
+        let mut order = Order::default();
+        order.found();
+        order.join(ListenerId(1));
+        assert_eq!(order.select(&[ListenerId(9)]), []);
+        assert_eq!(order.selected(), [ListenerId(1)]);
+    }
+}

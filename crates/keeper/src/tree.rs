@@ -1,0 +1,146 @@
+//! Whole process trees: who belongs to a generation, however it forked.
+//!
+//! A process is recognised by the cookie in its environment or by descent from one that has it. One that did away with both
+//! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session, or by being the
+//! only candidate. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
+//! under it is gone.
+
+use crate::keeper::Keeper;
+use crate::protocol::{GenerationId, Scope};
+use rustix::io::Errno;
+use stayput_kernel::process;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A process as the search found it. With its start time the pid names it for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seen {
+    pub(crate) pid: i32,
+    start_ticks: u64,
+}
+
+struct Row {
+    ppid: i32,
+    session: i32,
+    start_ticks: u64,
+}
+
+/// Passes of stop-then-look before everything found is killed: bounds what a process that only forks can make us do.
+const KILL_PASSES: usize = 64;
+
+impl Keeper {
+    /// The living processes of a generation. Zombies do not count.
+    pub(crate) fn members(&self, generation: GenerationId) -> BTreeSet<Seen> {
+        let Some(facts) = self.state.generation(generation) else { return BTreeSet::new() };
+        let cookie = self.state.cookie(generation).into_bytes();
+        let mut rows = BTreeMap::new();
+        let mut members = BTreeSet::new();
+        let mut marked = BTreeSet::new();
+        for pid in self.proc.pids().unwrap_or_default() {
+            let Ok(stat) = self.proc.stat(pid) else { continue };
+            if stat.is_kernel_thread() || (stat.state == 'Z' && stat.threads <= 1) {
+                continue;
+            }
+            let environ = self.proc.read_path(&format!("{pid}/environ")).unwrap_or_default();
+            if environ.split(|byte| *byte == 0).any(|entry| entry.starts_with(b"STAYPUT_COOKIE=")) {
+                marked.insert(pid);
+            }
+            if environ.split(|byte| *byte == 0).any(|entry| entry == cookie) || pid == facts.pid {
+                members.insert(pid);
+            }
+            rows.insert(pid, Row { ppid: stat.ppid, session: stat.session, start_ticks: stat.start_ticks });
+        }
+        if facts.exit.is_some() {
+            members.remove(&facts.pid);
+        }
+        let ours = [self.life.guard_pid(), self.life.keeper_pid()];
+        let known: BTreeSet<i32> =
+            self.state.generations.iter().map(|other| other.pid).chain(ours).chain([self.state.daemon.pid]).collect();
+        let alone = self.state.generations.iter().filter(|other| !other.tree_empty).count() == 1;
+        for (pid, row) in &rows {
+            let unmarked_orphan = ours.contains(&row.ppid) && !known.contains(pid) && !marked.contains(pid);
+            if unmarked_orphan && (row.session == facts.pid || alone) {
+                members.insert(*pid);
+            }
+        }
+        loop {
+            let descendants: Vec<i32> = rows
+                .iter()
+                .filter(|(pid, row)| members.contains(&row.ppid) && !members.contains(pid) && !known.contains(pid))
+                .map(|(pid, _)| *pid)
+                .collect();
+            if descendants.is_empty() {
+                break;
+            }
+            members.extend(descendants);
+        }
+        members.iter().filter_map(|pid| rows.get(pid).map(|row| Seen { pid: *pid, start_ticks: row.start_ticks })).collect()
+    }
+
+    /// Whether no process of the generation has a socket with this inode.
+    pub(crate) fn nobody_has(&self, generation: GenerationId, inode: u32) -> bool {
+        self.members(generation)
+            .iter()
+            .all(|seen| self.proc.socket_inodes(seen.pid).is_ok_and(|sockets| sockets.iter().all(|socket| socket.inode != inode)))
+    }
+
+    /// Sends a signal to a generation.
+    ///
+    /// # Errors
+    /// `ESRCH`: nobody is left to get it.
+    pub(crate) fn signal(&mut self, generation: GenerationId, signal: i32, scope: Scope) -> Result<(), Errno> {
+        match scope {
+            Scope::Main => {
+                let pidfd = self.state.generation(generation).and_then(|generation| generation.pidfd).ok_or(Errno::SRCH)?;
+                process::signal(pidfd, signal)
+            }
+            Scope::Tree if signal == libc_sigkill() => {
+                self.kill_tree(generation);
+                Ok(())
+            }
+            Scope::Tree => self.each_member(generation, signal).map(|_| ()),
+        }
+    }
+
+    fn each_member(&self, generation: GenerationId, signal: i32) -> Result<BTreeSet<Seen>, Errno> {
+        let members = self.members(generation);
+        if members.is_empty() {
+            return Err(Errno::SRCH);
+        }
+        for seen in &members {
+            self.signal_seen(*seen, signal);
+        }
+        Ok(members)
+    }
+
+    /// The descriptor first, then the check that it is still the process that was found: no stranger is ever signalled.
+    fn signal_seen(&self, seen: Seen, signal: i32) {
+        if let Ok(pidfd) = process::pidfd(seen.pid)
+            && self.proc.stat(seen.pid).is_ok_and(|stat| stat.start_ticks == seen.start_ticks)
+        {
+            let _ = process::signal(&pidfd, signal);
+        }
+    }
+
+    /// Stops what is found until nothing new appears (a stopped process forks no more), then kills all of it.
+    pub(crate) fn kill_tree(&mut self, generation: GenerationId) {
+        let mut stopped = BTreeSet::new();
+        for _ in 0..KILL_PASSES {
+            let members = self.members(generation);
+            let new: Vec<Seen> = members.difference(&stopped).copied().collect();
+            if new.is_empty() {
+                break;
+            }
+            for seen in new {
+                self.signal_seen(seen, rustix::process::Signal::STOP.as_raw());
+                stopped.insert(seen);
+            }
+        }
+        for seen in stopped {
+            self.signal_seen(seen, libc_sigkill());
+        }
+    }
+}
+
+fn libc_sigkill() -> i32 {
+    rustix::process::Signal::KILL.as_raw()
+}
