@@ -102,12 +102,13 @@ pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
     keeper.take_over();
     let mut events = Vec::with_capacity(64);
     loop {
+        if keeper.ended {
+            keeper.commit();
+            return Ok(Outcome::Ended);
+        }
         keeper.act_on_timers();
         if keeper.dirty {
             keeper.commit();
-        }
-        if keeper.ended {
-            return Ok(Outcome::Ended);
         }
         events.clear();
         let timeout = keeper.timeout();
@@ -529,7 +530,7 @@ impl Keeper {
     }
 
     fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {
-        let key = Key { address, v6only: false, device: 0 };
+        let key = Key::new(address, false);
         // Without SO_REUSEPORT first: sharing with a stranger is not holding.
         drop(socket::bound(&key, false)?);
         let socket = socket::bound(&key, true)?;
@@ -599,22 +600,32 @@ impl Keeper {
     }
 
     fn on_channel(&mut self, flags: epoll::EventFlags) {
-        let Some(channel) = self.state.daemon.channel else { return };
-        match client::receive::<ToKeeper>(channel, Take::Look) {
-            Ok(Some((message, _))) => {
-                self.on_request(message);
-                self.commit();
-                // Acted on and written down: now it may leave the queue. Any bytes are as good as the packet's.
-                let _ = client::drop_first(channel);
-            }
-            Ok(None) if !flags.contains(epoll::EventFlags::HUP) => {}
+        match self.take_request() {
+            Ok(true) => {}
+            Ok(false) if !flags.contains(epoll::EventFlags::HUP) => {}
             // Its exit may follow or, if a dead guard was its parent, not be told to us at all.
-            Ok(None) | Err(ChannelError::Closed) => {
+            Ok(false) | Err(ChannelError::Closed) => {
                 self.replace_daemon();
                 self.on_daemon_exit();
             }
             Err(_) => self.replace_daemon(),
         }
+    }
+
+    /// Acts on the next request; false if there is none.
+    fn take_request(&mut self) -> Result<bool, ChannelError> {
+        let Some(channel) = self.state.daemon.channel else { return Ok(false) };
+        let Some((message, _)) = client::receive::<ToKeeper>(channel, Take::Look)? else { return Ok(false) };
+        self.on_request(message);
+        self.commit();
+        // Acted on and written down: now it may leave the queue.
+        let _ = client::drop_first(channel);
+        Ok(true)
+    }
+
+    /// What a daemon asked for before it died is still done.
+    pub(crate) fn take_last_requests(&mut self) {
+        while matches!(self.take_request(), Ok(true)) {}
     }
 
     fn on_request(&mut self, message: ToKeeper) {

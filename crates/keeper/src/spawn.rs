@@ -245,6 +245,7 @@ impl Keeper {
 
     /// The daemon ended: start another, at once if it had lived a while.
     pub(crate) fn on_daemon_exit(&mut self) {
+        self.take_last_requests();
         self.close_channel();
         self.state.daemon.pid = 0;
         self.state.daemon.deaths += 1;

@@ -170,7 +170,14 @@ impl Key {
     /// # Errors
     /// `ENOTSOCK`, `EBADF`.
     pub fn of(socket: impl AsFd, address: SocketAddr) -> Result<Self, Errno> {
-        Ok(Self { address, v6only: is_v6only(&socket)?, device: device(&socket)? })
+        Ok(Self { device: device(&socket)?, ..Self::new(address, is_v6only(&socket)?) })
+    }
+
+    /// The key of a socket without a device. Binding to one IPv6 address makes a socket v6only whatever its option said
+    /// (net/ipv6/af_inet6.c), so the key says so from the start.
+    pub fn new(address: SocketAddr, v6only: bool) -> Self {
+        let one_v6_address = matches!(address.ip(), std::net::IpAddr::V6(ip) if !ip.is_unspecified() && ip.to_ipv4_mapped().is_none());
+        Self { address, v6only: v6only || one_v6_address, device: 0 }
     }
 }
 
@@ -283,7 +290,7 @@ pub fn copy_settings(from: impl AsFd, to: impl AsFd) -> Vec<(i32, i32)> {
 
 #[cfg(test)]
 pub(crate) fn listener_for_test(address: SocketAddr) -> OwnedFd {
-    bound(&Key { address, v6only: false, device: 0 }, true).expect("bind")
+    bound(&Key::new(address, false), true).expect("bind")
 }
 
 #[cfg(test)]
