@@ -111,7 +111,6 @@ pub(crate) fn receive<In: serde::de::DeserializeOwned>(socket: impl AsFd, take: 
         Ok(message) if message.bytes == 0 => return Err(ChannelError::Closed),
         Ok(message) => message.bytes,
         Err(Errno::AGAIN) => return Ok(None),
-        Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
         Err(error) => return Err(ChannelError::Io(error)),
     };
     let mut descriptors = Vec::new();
@@ -133,5 +132,15 @@ impl<Out, In> AsFd for Channel<Out, In> {
 /// Takes the first packet out of the queue without looking at it.
 pub(crate) fn drop_first(socket: impl AsFd) -> Result<(), Errno> {
     let mut byte = [0_u8; 1];
-    rustix::io::retry_on_intr(|| rustix::net::recv(&socket, &mut byte, RecvFlags::DONTWAIT)).map(|_| ())
+    retry_after_reset(|| rustix::net::recv(&socket, &mut byte, RecvFlags::DONTWAIT)).map(|_| ())
+}
+
+/// A peer that closed with packets of ours unread makes the kernel say ECONNRESET once, before what it had sent itself.
+fn retry_after_reset<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            other => return other,
+        }
+    }
 }

@@ -379,9 +379,15 @@ os.wait()
     assert!(!brain.look().generations[0].tree_empty);
     brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
     brain.tree_empty(1);
-    // The kernel tells of the last exit; a zombie may wait to be reaped.
-    let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    // The kernel tells as the last one begins to exit: a moment later it is a zombie or gone.
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stat}");
+    }
 }
 
 fn exec_stages(brain: &mut Brain, _host: &str) {
