@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
 
+use stayput_keeper::guard::{self, Start};
 use stayput_model::blob::Blob;
 use stayput_model::config::{InstanceConfig, Mode, OutputKind, ReportStyle, RestartPolicy, ServiceConfig};
 use stayput_wire::runtime::{self, RuntimeDir, RuntimeError};
@@ -89,17 +90,30 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();
     service.name.clone_from(&name);
     let config = InstanceConfig { name, mode: Mode::Run, report: style(args), services: vec![service] };
-    let status = become_guard(&runtime, &config)?;
-    // What cannot be removed now is taken over by the next instance of the name.
-    let _ = runtime.remove();
-    Ok(ExitCode::from(status))
+    become_guard(runtime, &config)
 }
 
-fn become_guard(runtime: &RuntimeDir, config: &InstanceConfig) -> Result<u8, Error> {
-    let _control = runtime.listen().map_err(|error| directory_error(&error))?;
-    let _lock = runtime.share_lock().map_err(|error| directory_error(&error))?;
-    let _blob = Blob::Start(config.clone()).encode();
-    Err(Error::new(Kind::Failed, "the guard is not part of this build"))
+fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode, Error> {
+    let control = match runtime.listen() {
+        Ok(control) => control,
+        Err(error) => {
+            // What cannot be removed now is taken over by the next instance of the name.
+            let _ = runtime.remove();
+            return Err(directory_error(&error));
+        }
+    };
+    let start = Start {
+        instance: config.name.clone(),
+        directory: runtime.path().to_owned(),
+        blob: Blob::Start(config.clone()).encode(),
+        control,
+        lock: runtime.into_lock(),
+        daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],
+    };
+    match guard::run(start) {
+        Ok(status) => Ok(ExitCode::from(status)),
+        Err(error) => Err(Error::new(Kind::Failed, "the guard of the instance could not do its work").because(&error)),
+    }
 }
 
 fn service(args: &Args) -> Result<ServiceConfig, Error> {
