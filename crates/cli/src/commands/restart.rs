@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Do not wait for the outcome
     #[arg(long)]
     no_wait: bool,
-    /// Print the outcome as JSON
+    /// Print the ledger as JSON
     #[arg(long)]
     json: bool,
 }
@@ -60,7 +60,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
 
 fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -> Result<ExitCode, Error> {
     if args.json {
-        let document = json!({ "service": service, "ledger": ledger, "last_output": last_output });
+        // The ledger's fields, and beside them whose ledger it is.
+        let mut document = json!(ledger);
+        document["service"] = json!(service);
+        document["last_output"] = json!(last_output);
         output::say(&format!("{document}\n"));
     } else {
         output::say(&words::ledger(ledger));

@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use stayput_keeper::guard::{self, Start};
 use stayput_model::blob::Blob;
 use stayput_model::config::{InstanceConfig, Mode, OutputKind, ReportStyle, RestartPolicy, ServiceConfig};
+use stayput_wire::Client;
 use stayput_wire::runtime::{self, RuntimeDir, RuntimeError};
 
+use super::instances;
 use crate::error::{Error, Kind};
 use crate::output;
 
@@ -180,7 +182,7 @@ fn directory(args: &Args) -> Result<RuntimeDir, Error> {
     let base = runtime::base();
     let create = |name: &str| RuntimeDir::create(&base, name);
     if let Some(name) = &args.name {
-        return create(name).map_err(|error| directory_error(&error));
+        return create(name).map_err(|error| directory_error(&current(error, &base)));
     }
     let name = name::suggest(&args.command);
     let mut result = create(&name);
@@ -191,6 +193,18 @@ fn directory(args: &Args) -> Result<RuntimeDir, Error> {
         result = create(&format!("{name}-{number}"));
     }
     result.map_err(|error| directory_error(&error))
+}
+
+/// The guard of a running instance is another process than the one that wrote the lock, if that was killed and the keeper took its
+/// place. The daemon knows.
+fn current(error: RuntimeError, base: &Path) -> RuntimeError {
+    if let RuntimeError::Running(name, _) = &error {
+        let socket = base.join(name).join(runtime::CONTROL_SOCKET);
+        if let Ok(client) = Client::connect(&socket, instances::ANSWER_WITHIN) {
+            return RuntimeError::Running(name.clone(), Some(client.guard));
+        }
+    }
+    error
 }
 
 fn directory_error(error: &RuntimeError) -> Error {

@@ -1,7 +1,8 @@
 //! `stayput stop`: asks the daemon to stop, and waits until the instance is gone.
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -15,7 +16,7 @@ use crate::error::{Error, Kind};
 use crate::{output, words};
 
 /// How long the guard may take to end after its services have.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Arguments of `stayput stop`.
 #[derive(Debug, clap::Args)]
@@ -46,17 +47,27 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => None,
         Err(error) => return Err(instances::unreachable(&found, &error)),
     };
-    if let Some(guard) = guard {
-        let timeout = Timespec::try_from(GONE_WITHIN).ok();
-        let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&guard, PollFlags::IN)], timeout.as_ref()));
-    }
-    if found.is_running().map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
-        let guard = client.guard;
-        return Err(Error::new(Kind::Failed, format!("{}: its guard pid {guard} still runs", found.name))
-            .hint(format!("stayput status {}; `kill -TERM {guard}` asks it once more", found.name)));
-    }
+    wait_gone(&found, guard.as_ref(), client.guard)?;
     report(args, &found, services.as_deref());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the guard's exit, then for the lock, which says the last word: it is held as long as any process of the instance holds
+/// sockets. A lock cannot be waited for with a deadline, so it is looked at.
+fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Error> {
+    if let Some(guard) = guard {
+        let timeout = Timespec::try_from(GONE_WITHIN).ok();
+        let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(guard, PollFlags::IN)], timeout.as_ref()));
+    }
+    let since = Instant::now();
+    while found.is_running().map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
+        if since.elapsed() > GONE_WITHIN {
+            return Err(Error::new(Kind::Failed, format!("{}: its lock is still held; its guard was pid {pid}", found.name))
+                .hint(format!("stayput status {}; `kill -TERM {pid}` asks the guard once more", found.name)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn report(args: &Args, found: &Found, services: Option<&[StoppedService]>) {
