@@ -73,7 +73,7 @@ fn ledger_head(ledger: &Ledger) -> String {
     }
 }
 
-fn ledger_facts(ledger: &Ledger) -> [(&'static str, String); 8] {
+fn ledger_facts(ledger: &Ledger) -> [(&'static str, String); 9] {
     let gap = match ledger.gap_ms {
         Measured::Count(milliseconds) => duration(milliseconds),
         Measured::NotMeasured => stayput_wire::status::NOT_MEASURED.to_owned(),
@@ -82,6 +82,7 @@ fn ledger_facts(ledger: &Ledger) -> [(&'static str, String); 8] {
     [
         ("old connections drained", ledger.drained.to_string()),
         ("old connections cut", ledger.cut.to_string()),
+        ("idle ones closed", ledger.idle_closed.to_string()),
         ("waited in the old queue", ledger.queued.to_string()),
         ("lost with a failed one", ledger.lost.to_string()),
         ("refused", ledger.refused.to_string()),
@@ -308,6 +309,7 @@ mod tests {
                     queued: Measured::Count(0),
                     drained: Measured::Count(12),
                     cut: Measured::NotMeasured,
+                    idle_closed: Measured::Count(1),
                     lost: Measured::Count(0),
                     gap_ms: Measured::Count(0),
                     listener_gap: false,

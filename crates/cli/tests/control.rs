@@ -80,6 +80,7 @@ fn ledger(outcome: Outcome, reason: Option<&str>) -> Box<Ledger> {
         queued: Measured::Count(0),
         drained: Measured::Count(12),
         cut: Measured::Count(0),
+        idle_closed: Measured::Count(1),
         lost: Measured::Count(0),
         gap_ms: Measured::Count(0),
         listener_gap: false,
@@ -111,6 +112,7 @@ web: on probation for 10 s
 restart of generation 3 by 4: switched
   old connections drained  12
   old connections cut      0
+  idle ones closed         1
   waited in the old queue  0
   lost with a failed one   0
   refused                  not measured
