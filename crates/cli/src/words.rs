@@ -114,8 +114,8 @@ fn service_text(text: &mut String, service: &ServiceStatus) {
         Target::Up => "up",
         Target::Down => "down",
     };
-    let head = format!("{}: {}, meant to be {target}, {} restarts", service.name, phase(service.phase), service.restarts);
-    let _ = writeln!(text, "{head}");
+    let restarts = if service.restarts == 1 { "restart" } else { "restarts" };
+    let _ = writeln!(text, "{}: {} (target {target}), {} {restarts}", service.name, phase(service.phase), service.restarts);
     wrap(text, &printable(&service.detail));
     let mut rows = vec![["GEN", "PID", "PHASE", "FOR", "CONNECTIONS"].map(str::to_owned)];
     rows.extend(service.generations.iter().map(|generation| {
