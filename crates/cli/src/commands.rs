@@ -1,6 +1,12 @@
 //! One file per subcommand: `Args` says what it takes, `run` does it.
 
+pub(crate) mod daemon;
 pub(crate) mod free;
+pub(crate) mod instances;
 pub(crate) mod ports;
+pub(crate) mod restart;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod wait;
 pub(crate) mod why;

@@ -34,12 +34,14 @@ pub(crate) struct Error {
     message: String,
     causes: Vec<String>,
     hints: Vec<String>,
+    /// Lines of somebody else, shown as they are but for control characters, below this title.
+    quoted: Option<(&'static str, Vec<String>)>,
 }
 
 impl Error {
     /// An error whose sentence is `message` (lower-case, no full stop).
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new(), quoted: None }
     }
 
     /// Adds an error and its sources as causes.
@@ -62,11 +64,25 @@ impl Error {
         self
     }
 
+    /// Adds lines that somebody else wrote.
+    pub(crate) fn quote(mut self, title: &'static str, lines: &[String]) -> Self {
+        if !lines.is_empty() {
+            self.quoted = Some((title, lines.to_vec()));
+        }
+        self
+    }
+
     /// Writes it to standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let mut text = format!("error: {}\n", self.message);
         for cause in &self.causes {
             let _ = writeln!(text, "  cause: {cause}");
+        }
+        if let Some((title, lines)) = &self.quoted {
+            let _ = writeln!(text, "  {title}:");
+            for line in lines {
+                let _ = writeln!(text, "    | {}", stayput_model::text::printable(line));
+            }
         }
         for hint in &self.hints {
             let _ = writeln!(text, "hint: {hint}");

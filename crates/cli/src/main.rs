@@ -3,12 +3,13 @@
 mod commands;
 mod error;
 mod output;
+mod words;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{free, ports, wait, why};
+use crate::commands::{daemon, free, ports, restart, run, status, stop, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -21,6 +22,17 @@ struct Cli {
 /// One variant per subcommand; its arguments and `run` live in `commands/`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Keep a command on its ports: restart it without refusing a connection
+    Run(Box<run::Args>),
+    /// Replace the running generation by a new one, show how it went
+    Restart(restart::Args),
+    /// Say what runs, what listens, and how it is known
+    Status(status::Args),
+    /// Stop an instance and wait until it is gone
+    Stop(stop::Args),
+    /// What the keeper starts
+    #[command(name = daemon::NAME, hide = true)]
+    Daemon,
     /// Say who has a port, in which state, and what a server that binds it would get
     Why(why::Args),
     /// List every listening port with its owner
@@ -33,6 +45,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Restart(args) => restart::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Stop(args) => stop::run(&args),
+        Command::Daemon => daemon::run(),
         Command::Why(args) => why::run(&args),
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),

@@ -18,3 +18,11 @@ pub(crate) fn complain(text: &str) {
 pub(crate) fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
+
+/// Whether colours are wanted: a person watches, and neither `NO_COLOR` (no-color.org: set and not empty) nor a terminal without
+/// them forbids it.
+pub(crate) fn is_colourful() -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    is_watched() && !forbidden && !dumb
+}

@@ -125,6 +125,7 @@ mod tests {
             queued: Measured::Count(7),
             drained: Measured::Count(u64::MAX),
             cut: Measured::NotMeasured,
+            idle_closed: Measured::Count(1),
             lost: Measured::Count(0),
             gap_ms: Measured::NotMeasured,
             listener_gap: false,

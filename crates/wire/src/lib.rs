@@ -28,7 +28,7 @@
 //! ← {"event":{"ready":{"service":"web","generation":4,"after_ms":310}}}
 //! ← {"event":{"switched":{"service":"web","from":3,"to":4,"soak_ms":10000,"draining":12}}}
 //! ← {"reply":{"restarted":{"service":"web","ledger":{"from":3,"to":4,"outcome":"switched","reason":null,"queued":0,"drained":12,
-//!    "cut":0,"lost":0,"gap_ms":0,"listener_gap":false,"accepted":"not measured","refused":"not measured"},"last_output":[]}}}
+//!    "cut":0,"idle_closed":0,"lost":0,"gap_ms":0,"listener_gap":false,"accepted":"not measured","refused":"not measured"},"last_output":[]}}}
 //! ```
 //!
 //! # Who may speak

@@ -146,13 +146,10 @@ impl RuntimeDir {
         self.path.join(CONTROL_SOCKET)
     }
 
-    /// A second descriptor of the lock: it is held until both are closed (flock(2)). Close-on-exec.
-    ///
-    /// # Errors
-    /// [`RuntimeError::Call`].
-    pub fn share_lock(&self) -> Result<OwnedFd, RuntimeError> {
-        rustix::io::fcntl_dupfd_cloexec(&self.lock, 3)
-            .map_err(|error| RuntimeError::Call("fcntl F_DUPFD_CLOEXEC", self.path.join(LOCK), error))
+    /// The lock alone, for who keeps it while the instance lives. The instance exists until this and every duplicate of it are
+    /// closed (flock(2)). Close-on-exec.
+    pub fn into_lock(self) -> OwnedFd {
+        self.lock
     }
 
     /// Makes the control socket: listening, non-blocking, close-on-exec, mode 0600.
@@ -175,8 +172,8 @@ impl RuntimeDir {
         Ok(socket)
     }
 
-    /// Removes the directory, then lets the lock go. For the end of the instance; what a kill leaves behind is taken over by the
-    /// next instance of the name.
+    /// Removes the directory, then lets the lock go: for an instance that does not come to be, or is over. What a kill leaves behind
+    /// is taken over by the next instance of the name.
     ///
     /// # Errors
     /// [`RuntimeError::Call`].
@@ -415,9 +412,10 @@ mod tests {
         let names: Vec<_> = running(&base).unwrap().into_iter().map(|found| found.name).collect();
         assert_eq!(names, ["api", "web"]);
 
-        let shared = web.share_lock().unwrap();
         let found = running(&base).unwrap().pop().unwrap();
-        drop(web);
+        let lock = web.into_lock();
+        let shared = lock.try_clone().unwrap();
+        drop(lock);
         assert!(found.is_running().unwrap(), "held until the last duplicate is closed");
         drop(shared);
         assert!(!found.is_running().unwrap());

@@ -298,8 +298,11 @@ pub struct Ledger {
     pub queued: Measured,
     /// Old connections that ended by themselves after the switch.
     pub drained: Measured,
-    /// Old connections that were still open when the stop signal went out.
+    /// Old connections in use (not idle) that were still open when the stop signal went out.
     pub cut: Measured,
+    /// Old keep-alive connections that were idle and were closed by the old generation's stop.
+    #[serde(default)]
+    pub idle_closed: Measured,
     /// Connections that a failed generation took with it.
     pub lost: Measured,
     /// Longest time in which nobody accepted, in milliseconds.

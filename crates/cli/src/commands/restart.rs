@@ -1,0 +1,119 @@
+//! `stayput restart`: asks the daemon for a restart, shows its progress, and ends with the ledger.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use stayput_model::text::printable;
+use stayput_wire::runtime::Found;
+use stayput_wire::{Client, ClientError, Event, Ledger, Outcome, Reply, Request, ServicePhase};
+
+use super::instances;
+use crate::error::{Error, Kind};
+use crate::{output, words};
+
+/// Arguments of `stayput restart`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 if the new generation has the connections, 1 if it does not, 2 if nothing was tried.")]
+pub(crate) struct Args {
+    /// Name of the instance [default: the only one that runs]
+    name: Option<String>,
+    /// Do not wait for the outcome
+    #[arg(long)]
+    no_wait: bool,
+    /// Print the ledger as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let found = instances::choose(args.name.as_deref(), "restart")?;
+    let mut client = instances::connect(&found)?;
+    let mut started = None;
+    let mut show = |event: Event| {
+        if let Event::Starting { to, .. } = &event {
+            started = Some(*to);
+        }
+        if !args.json {
+            output::say(&format!("{}\n", words::event(&event)));
+        }
+    };
+    let request = Request::Restart { service: None, wait: !args.no_wait };
+    match client.request(&request, None, &mut show) {
+        Ok(Reply::Restarting { service, from, to }) => {
+            let text = match to {
+                Some(to) => format!("{service}: restarting, generation {to} is being started\n"),
+                None => format!("{service}: restarting\n"),
+            };
+            let document = json!({ "service": service, "from": from, "to": to });
+            output::say(&if args.json { format!("{document}\n") } else { text });
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Reply::Restarted { service, ledger, last_output }) => finish(args, &service, &ledger, &last_output),
+        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
+        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+        Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => follow(args, &found, started),
+        Err(error) => Err(instances::unreachable(&found, &error)),
+    }
+}
+
+fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -> Result<ExitCode, Error> {
+    if args.json {
+        // The ledger's fields, and beside them whose ledger it is.
+        let mut document = json!(ledger);
+        document["service"] = json!(service);
+        document["last_output"] = json!(last_output);
+        output::say(&format!("{document}\n"));
+    } else {
+        output::say(&words::ledger(ledger));
+    }
+    let reason = ledger.reason.as_deref().unwrap_or("no reason was given");
+    let what = match ledger.outcome {
+        Outcome::Switched => return Ok(ExitCode::SUCCESS),
+        Outcome::Running => return Err(Error::new(Kind::Failed, format!("{service}: the restart is not decided yet: {reason}"))),
+        Outcome::RolledBack => "the new generation failed on probation, the old one serves again",
+        Outcome::NotReady => "the new generation did not become ready, the old one was not touched",
+    };
+    let mut error = Error::new(Kind::Failed, format!("{service}: {what}: {}", printable(reason)));
+    if !args.json {
+        error = error.quote("its last output", last_output);
+    }
+    Err(error)
+}
+
+/// The daemon died while we waited. The keeper starts another, which carries the restart on, but our request died with its
+/// connection: so its status is asked until the restart is decided. Status has no event to wait for.
+fn follow(args: &Args, found: &Found, started: Option<u64>) -> Result<ExitCode, Error> {
+    let since = Instant::now();
+    if !args.json {
+        output::complain("note: the daemon ended while we waited; asking the next one\n");
+    }
+    loop {
+        match Client::connect(&found.control_socket, instances::ANSWER_WITHIN)
+            .and_then(|mut client| client.request(&Request::Status {}, Some(instances::ANSWER_WITHIN), &mut |_| ()))
+        {
+            Ok(Reply::Status(status)) => {
+                let service = status.services.into_iter().next();
+                let service = service.ok_or_else(|| Error::new(Kind::Failed, format!("{}: it has no service any more", found.name)))?;
+                let undecided = matches!(
+                    service.phase,
+                    ServicePhase::Starting | ServicePhase::Restarting | ServicePhase::Handover | ServicePhase::Soaking
+                );
+                if !undecided {
+                    return match service.ledger {
+                        Some(ledger) if started.is_none() || ledger.to == started => finish(args, &service.name, &ledger, &[]),
+                        _ => {
+                            Err(Error::new(Kind::Failed, format!("{}: the daemon that did the restart died with its ledger", service.name))
+                                .hint(format!("what is true now: {}", service.detail)))
+                        }
+                    };
+                }
+            }
+            Ok(other) => return Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+            Err(error) if since.elapsed() > instances::ANSWER_WITHIN * 3 => return Err(instances::unreachable(found, &error)),
+            Err(_) => {}
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,98 @@
+//! `stayput status`: what is true of the running instances, asked from their daemons.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use stayput_wire::runtime::Found;
+use stayput_wire::{Client, ClientError, InstanceStatus, Reply, Request};
+
+use super::instances::{self, ANSWER_WITHIN};
+use crate::error::Error;
+use crate::{output, words};
+
+/// Arguments of `stayput status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0; 1 if nothing runs or a daemon does not answer; 2 if there is no such instance.")]
+pub(crate) struct Args {
+    /// Name of the instance [default: all]
+    name: Option<String>,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let mut running = instances::all()?;
+    if let Some(name) = &args.name {
+        running = vec![instances::find(running, name)?];
+    }
+    if running.is_empty() {
+        if args.json {
+            output::say("{\"instances\":[]}\n");
+        }
+        return Err(instances::nothing_running());
+    }
+    // Each is asked after the other: only one that does not answer takes time.
+    let asked: Vec<_> = running.into_iter().map(|found| (ask(&found), found)).collect();
+    let all_answered = asked.iter().all(|(answer, _)| answer.is_ok());
+    if args.json {
+        let documents = asked.iter().map(|(answer, found)| document(answer, found)).collect();
+        output::say(&format!("{}\n", envelope(documents)));
+    } else {
+        let texts: Vec<_> = asked.iter().map(|(answer, found)| text(answer, found)).collect();
+        output::say(&texts.join("\n"));
+    }
+    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask(found: &Found) -> Result<InstanceStatus, ClientError> {
+    let mut client = Client::connect(&found.control_socket, ANSWER_WITHIN)?;
+    match client.request(&Request::Status {}, Some(ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Status(status) => Ok(*status),
+        other => Err(ClientError::Unexpected(Box::new(other))),
+    }
+}
+
+fn text(answer: &Result<InstanceStatus, ClientError>, found: &Found) -> String {
+    match answer {
+        Ok(status) => words::status(status),
+        Err(error) => {
+            let guard = found.guard.map_or("unreadable".to_owned(), |pid| pid.to_string());
+            format!("{}: its lock is held (guard pid {guard}), so it runs; its daemon does not answer\n  cause: {error}\n", found.name)
+        }
+    }
+}
+
+fn document(answer: &Result<InstanceStatus, ClientError>, found: &Found) -> Value {
+    match answer {
+        Ok(status) => json!(status),
+        Err(error) => json!({
+            "name": found.name,
+            "guard": found.guard.map(|pid| json!({ "pid": pid })),
+            "unanswered": error.to_string(),
+        }),
+    }
+}
+
+/// `{"instances":[…]}`, with the fields of the only instance at the top level as well.
+fn envelope(documents: Vec<Value>) -> Value {
+    let mut top = match documents.as_slice() {
+        [Value::Object(only)] => only.clone(),
+        _ => serde_json::Map::new(),
+    };
+    top.insert("instances".to_owned(), Value::Array(documents));
+    Value::Object(top)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_instance_is_at_the_top_as_well() {
+        assert_eq!(envelope(vec![json!({"name": "web"})]), json!({"name": "web", "instances": [{"name": "web"}]}));
+        let two = vec![json!({"name": "a"}), json!({"name": "b"})];
+        assert_eq!(envelope(two.clone()), json!({"instances": two}));
+    }
+}

@@ -1,0 +1,84 @@
+//! `stayput stop`: asks the daemon to stop, and waits until the instance is gone.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::json;
+use stayput_wire::message::StoppedService;
+use stayput_wire::runtime::Found;
+use stayput_wire::{ClientError, Event, Reply, Request};
+
+use super::instances;
+use crate::error::{Error, Kind};
+use crate::{output, words};
+
+/// How long the guard may take to end after its services have.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Arguments of `stayput stop`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the instance [default: the only one that runs]
+    name: Option<String>,
+    /// Print how it ended as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let found = instances::choose(args.name.as_deref(), "stop")?;
+    let mut client = instances::connect(&found)?;
+    // A pidfd is this process and no later one of the same number.
+    let guard = Pid::from_raw(client.guard).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let mut show = |event: Event| {
+        if !args.json {
+            output::say(&format!("{}\n", words::event(&event)));
+        }
+    };
+    let services = match client.request(&Request::Stop { service: None, wait: true }, None, &mut show) {
+        Ok(Reply::Stopped { services }) => Some(services),
+        Ok(Reply::Failed(failure)) => return Err(instances::refused(failure)),
+        Ok(other) => return Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+        // The daemon ended before it answered: whether the instance ends as well is seen at its lock.
+        Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => None,
+        Err(error) => return Err(instances::unreachable(&found, &error)),
+    };
+    wait_gone(&found, guard.as_ref(), client.guard)?;
+    report(args, &found, services.as_deref());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the guard's exit, then for the lock, which says the last word: it is held as long as any process of the instance holds
+/// sockets. A lock cannot be waited for with a deadline, so it is looked at.
+fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Error> {
+    if let Some(guard) = guard {
+        let timeout = Timespec::try_from(GONE_WITHIN).ok();
+        let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(guard, PollFlags::IN)], timeout.as_ref()));
+    }
+    let since = Instant::now();
+    while found.is_running().map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
+        if since.elapsed() > GONE_WITHIN {
+            return Err(Error::new(Kind::Failed, format!("{}: its lock is still held; its guard was pid {pid}", found.name))
+                .hint(format!("stayput status {}; `kill -TERM {pid}` asks the guard once more", found.name)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn report(args: &Args, found: &Found, services: Option<&[StoppedService]>) {
+    if args.json {
+        let document = json!({ "name": found.name, "stopped": true, "services": services });
+        output::say(&format!("{document}\n"));
+        return;
+    }
+    let ended = match services {
+        Some(services) => services.iter().map(|service| service.ended.clone()).collect::<Vec<_>>().join("; "),
+        None => "how its command ended was not told: the daemon was gone first".to_owned(),
+    };
+    output::say(&format!("{}: stopped; {}\n", found.name, stayput_model::text::printable(&ended)));
+}
