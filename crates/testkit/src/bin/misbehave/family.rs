@@ -88,10 +88,7 @@ impl Detach {
         if self.listener {
             command.stdin(Stdio::inherit());
         }
-        #[expect(
-            clippy::zombie_processes,
-            reason = "leaving it behind is what this program is for"
-        )]
+        // Nobody waits for it: leaving it behind is what this program is for.
         let _worker = command.spawn()?;
         Ok(ExitCode::SUCCESS)
     }
