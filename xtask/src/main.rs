@@ -1,9 +1,5 @@
 //! Set-up, test and bench tasks of the workspace: `cargo xtask TASK`. One file per task.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program for people and scripts"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
 mod setup;
 mod test;
@@ -13,10 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Set-up, test and bench tasks of the stayput workspace"
-)]
+#[command(name = "cargo xtask", about = "Set-up, test and bench tasks of the stayput workspace")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

@@ -25,40 +25,21 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = &[
-    Tool {
-        program: "python3",
-        package: "python3-venv",
-        without: "http.server, Flask-SocketIO, gunicorn and uvicorn",
-    },
-    Tool {
-        program: "node",
-        package: "nodejs",
-        without: "Node http",
-    },
-    Tool {
-        program: "go",
-        package: "golang-go",
-        without: "the static Go server",
-    },
-    Tool {
-        program: "nginx",
-        package: "nginx-light",
-        without: "nginx",
-    },
+    Tool { program: "python3", package: "python3-venv", without: "http.server, Flask-SocketIO, gunicorn and uvicorn" },
+    Tool { program: "node", package: "nodejs", without: "Node http" },
+    Tool { program: "go", package: "golang-go", without: "the static Go server" },
+    Tool { program: "nginx", package: "nginx-light", without: "nginx" },
 ];
 
 /// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     packages()?;
     let dir = assets::dir();
-    std::fs::create_dir_all(&dir)
-        .map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    std::fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     copy_servers(&dir)?;
     python(&dir, "venv", "requirements.txt")?;
     if arguments.bench {
@@ -100,30 +81,18 @@ fn packages() -> Result<(), String> {
     apt(&["update", "-qq"])?;
     // Debian starts a server that it installs; ours must not open port 80 on somebody's machine. policy-rc.d is how one says so.
     let _policy = NoServiceStarts::new();
-    let mut all = vec![
-        "install",
-        "-y",
-        "-qq",
-        "--no-install-recommends",
-        "-o",
-        "Dpkg::Use-Pty=0",
-    ];
+    let mut all = vec!["install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"];
     all.extend(&names);
     apt(&all)?;
     match missing.iter().find(|tool| is_missing(tool)) {
         None => Ok(()),
-        Some(tool) => Err(format!(
-            "{} is still missing after apt-get: {by_hand}",
-            tool.program
-        )),
+        Some(tool) => Err(format!("{} is still missing after apt-get: {by_hand}", tool.program)),
     }
 }
 
 fn apt(arguments: &[&str]) -> Result<(), String> {
     let mut command = Command::new("apt-get");
-    command
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
     checked(command)
 }
 
@@ -155,21 +124,12 @@ fn servers_source() -> PathBuf {
 /// The programs stand beside the environments, because an ordinary user may not be allowed to read the source tree.
 fn copy_servers(dir: &Path) -> Result<(), String> {
     let (from, to) = (servers_source(), dir.join("servers"));
-    let failed = |error: std::io::Error| {
-        format!(
-            "cannot copy {} to {}: {error}",
-            from.display(),
-            to.display()
-        )
-    };
+    let failed = |error: std::io::Error| format!("cannot copy {} to {}: {error}", from.display(), to.display());
     std::fs::create_dir_all(&to).map_err(failed)?;
     for entry in std::fs::read_dir(&from).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_type().map_err(failed)?.is_file() {
-            let (bytes, target) = (
-                std::fs::read(entry.path()).map_err(failed)?,
-                to.join(entry.file_name()),
-            );
+            let (bytes, target) = (std::fs::read(entry.path()).map_err(failed)?, to.join(entry.file_name()));
             if std::fs::read(&target).ok().as_ref() != Some(&bytes) {
                 std::fs::write(&target, &bytes).map_err(failed)?;
             }
@@ -179,47 +139,28 @@ fn copy_servers(dir: &Path) -> Result<(), String> {
 }
 
 /// Runs `make` unless the stamp says that it was done for exactly this `input`.
-fn once(
-    stamp: &Path,
-    input: &str,
-    make: impl FnOnce() -> Result<(), String>,
-) -> Result<(), String> {
+fn once(stamp: &Path, input: &str, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     if std::fs::read_to_string(stamp).is_ok_and(|done| done == input) {
         return Ok(());
     }
     let _ = std::fs::remove_file(stamp);
     make()?;
-    std::fs::write(stamp, input)
-        .map_err(|error| format!("cannot write {}: {error}", stamp.display()))
+    std::fs::write(stamp, input).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
 }
 
 fn python(dir: &Path, name: &str, requirements: &str) -> Result<(), String> {
     let list = servers_source().join(requirements);
-    let pinned = std::fs::read_to_string(&list)
-        .map_err(|error| format!("cannot read {}: {error}", list.display()))?;
+    let pinned = std::fs::read_to_string(&list).map_err(|error| format!("cannot read {}: {error}", list.display()))?;
     let interpreter = assets::python().ok_or("no python3 that can make environments")?;
     let venv = dir.join(name);
     let input = format!("{}\n{pinned}", interpreter.display());
     once(&dir.join(format!("{name}.stamp")), &input, || {
-        println!(
-            "setup: a Python environment with {requirements} in {}",
-            venv.display()
-        );
+        println!("setup: a Python environment with {requirements} in {}", venv.display());
         let mut make = Command::new(&interpreter);
         make.args(["-m", "venv", "--clear"]).arg(&venv);
         checked(make)?;
         let mut install = Command::new(venv.join("bin/python"));
-        install
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "-r",
-            ])
-            .arg(&list);
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"]).arg(&list);
         checked(install)
     })
 }
@@ -228,8 +169,7 @@ fn go_server(dir: &Path) -> Result<(), String> {
     let (source, target) = (servers_source().join("go-server"), dir.join("go-server"));
     let read = |name: &str| {
         let path = source.join(name);
-        std::fs::read_to_string(&path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))
+        std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
     let input = read("main.go")? + &read("go.mod")?;
     once(&dir.join("go-server.stamp"), &input, || {
@@ -253,13 +193,6 @@ fn go_server(dir: &Path) -> Result<(), String> {
 fn checked(mut command: Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     let _ = std::io::stdout().flush();
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .map_err(|error| format!("cannot start {shown}: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{shown} ended with {status}"))
-    }
+    let status = command.stdin(Stdio::null()).status().map_err(|error| format!("cannot start {shown}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
 }

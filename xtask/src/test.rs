@@ -38,9 +38,5 @@ fn cargo(arguments: &[&str]) -> Result<(), String> {
         .current_dir(setup::workspace())
         .status()
         .map_err(|error| format!("cannot start cargo: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("cargo {} ended with {status}", arguments.join(" ")))
-    }
+    if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
 }

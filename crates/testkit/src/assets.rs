@@ -12,10 +12,7 @@ pub fn dir() -> PathBuf {
         return in_target;
     }
     // One per checkout: two of them may want different versions.
-    let checkout: String = env!("CARGO_MANIFEST_DIR")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let checkout: String = env!("CARGO_MANIFEST_DIR").chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     PathBuf::from(format!("/var/tmp/stayput-testkit{checkout}"))
 }
 
@@ -28,10 +25,7 @@ pub fn target_dir() -> PathBuf {
     program
         .ancestors()
         .find(|dir| dir.join("CACHEDIR.TAG").is_file())
-        .map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
-            Path::to_path_buf,
-        )
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), Path::to_path_buf)
 }
 
 /// Whether every directory on the way, as far as it exists, can be entered by everybody.
@@ -39,12 +33,10 @@ pub fn is_open_to_all(path: &Path) -> bool {
     let Ok(absolute) = std::path::absolute(path) else {
         return false;
     };
-    absolute
-        .ancestors()
-        .all(|step| match std::fs::metadata(step) {
-            Ok(status) => !status.is_dir() || status.mode() & 0o001 != 0,
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-        })
+    absolute.ancestors().all(|step| match std::fs::metadata(step) {
+        Ok(status) => !status.is_dir() || status.mode() & 0o001 != 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    })
 }
 
 /// A program on PATH that can be executed.
@@ -54,21 +46,12 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
         .map(|dir| dir.join(name))
-        .find(|file| {
-            file.metadata()
-                .is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| file.metadata().is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0))
 }
 
 /// A Python that can make environments; the system's first, because another user can run it too.
 pub fn python() -> Option<PathBuf> {
-    [
-        Some(PathBuf::from("/usr/bin/python3")),
-        find_program("python3"),
-    ]
-    .into_iter()
-    .flatten()
-    .find(|python| {
+    [Some(PathBuf::from("/usr/bin/python3")), find_program("python3")].into_iter().flatten().find(|python| {
         Command::new(python)
             .args(["-c", "import venv, ensurepip"])
             .stdin(Stdio::null())

@@ -64,17 +64,10 @@ impl TestEnv {
     pub fn new(stayput: impl AsRef<Path>, user: User) -> Self {
         assert!(user.is_possible(), "only root can run a test as {user:?}");
         // Short: a Unix socket's path has room for 107 bytes.
-        let dir = tempfile::Builder::new()
-            .prefix("stayput-")
-            .tempdir()
-            .expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("stayput-").tempdir().expect("a temporary directory");
         set_mode(dir.path(), 0o755);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let mark = format!(
-            "testkit-{}-{count}-{}",
-            std::process::id(),
-            dir.path().display()
-        );
+        let mark = format!("testkit-{}-{count}-{}", std::process::id(), dir.path().display());
         let misbehave = stayput.as_ref().with_file_name("misbehave");
         assert!(
             misbehave.exists(),
@@ -138,10 +131,7 @@ impl TestEnv {
     pub fn port(&self) -> u16 {
         let port = Port::free();
         let number = port.number();
-        self.ports
-            .lock()
-            .expect("no panic while it is held")
-            .push(port);
+        self.ports.lock().expect("no panic while it is held").push(port);
         number
     }
 
@@ -154,22 +144,14 @@ impl TestEnv {
     pub fn misbehave(&self, mode: &str, port: u16) -> Vec<String> {
         let mut words = vec![self.misbehave.display().to_string()];
         words.extend(mode.split_whitespace().map(str::to_owned));
-        words.extend([
-            "--port".to_owned(),
-            port.to_string(),
-            "--tag".to_owned(),
-            self.mark.clone(),
-        ]);
+        words.extend(["--port".to_owned(), port.to_string(), "--tag".to_owned(), self.mark.clone()]);
         words
     }
 
     /// The command line of a `misbehave` whose mode is read from a file at each start, and that file: rewriting it makes the next version.
     pub fn versioned(&self, mode: &str, port: u16) -> (Vec<String>, PathBuf) {
         let file = self.file(&format!("mode-{port}"), mode);
-        (
-            self.misbehave(&format!("from-file --file {}", file.display()), port),
-            file,
-        )
+        (self.misbehave(&format!("from-file --file {}", file.display()), port), file)
     }
 
     /// `stayput` with these arguments, hermetic: no variable of ours but those listed here.
@@ -178,19 +160,12 @@ impl TestEnv {
     }
 
     /// Any program as this environment's user, marked.
-    pub fn as_user<S: AsRef<OsStr>>(
-        &self,
-        program: &Path,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Command {
+    pub fn as_user<S: AsRef<OsStr>>(&self, program: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()
-            .env(
-                "PATH",
-                std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()),
-            )
+            .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
             .env("HOME", self.path("home"))
             .env("LANG", "C.UTF-8")
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -217,11 +192,7 @@ impl TestEnv {
     ///
     /// # Panics
     /// When it cannot be started, or does not end in time.
-    pub fn cli<S: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-        deadline: Duration,
-    ) -> Output {
+    pub fn cli<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, deadline: Duration) -> Output {
         let mut command = self.command(arguments);
         let shown = format!("{:?}", command.get_args().collect::<Vec<_>>());
         let (out, err) = (self.temporary_output(), self.temporary_output());
@@ -231,27 +202,16 @@ impl TestEnv {
             .spawn()
             .expect("the stayput binary can be started");
         let ended = wait::until(&format!("the end of stayput {shown}"), deadline, || {
-            child
-                .try_wait()
-                .map_err(|error| error.to_string())?
-                .ok_or_else(|| "runs".to_owned())
+            child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "runs".to_owned())
         });
         let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).unwrap_or_default();
         let (stdout, stderr) = (read(&out), read(&err));
         match ended {
-            Ok(status) => Output {
-                status,
-                stdout,
-                stderr,
-            },
+            Ok(status) => Output { status, stdout, stderr },
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!(
-                    "{why}\nstdout: {}\nstderr: {}",
-                    String::from_utf8_lossy(&stdout),
-                    String::from_utf8_lossy(&stderr)
-                );
+                panic!("{why}\nstdout: {}\nstderr: {}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
             }
         }
     }
@@ -294,14 +254,10 @@ impl TestEnv {
     /// # Panics
     /// When some still live at the deadline: which.
     pub fn assert_nothing_left(&self, deadline: Duration) {
-        wait::until(
-            "the end of every process of the test",
-            deadline,
-            || match self.left() {
-                left if left.is_empty() => Ok(()),
-                left => Err(format!("{left:?}")),
-            },
-        )
+        wait::until("the end of every process of the test", deadline, || match self.left() {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        })
         .unwrap_or_else(|why| panic!("{why}"));
     }
 
@@ -325,25 +281,17 @@ impl Drop for TestEnv {
         let all_ended = self.running.load(Ordering::SeqCst) == 0;
         let mut left = self.left();
         if all_ended && !std::thread::panicking() && !left.is_empty() {
-            let _ = wait::until_true("the last processes", Duration::from_secs(5), || {
-                self.left().is_empty()
-            });
+            let _ = wait::until_true("the last processes", Duration::from_secs(5), || self.left().is_empty());
             left = self.left();
         }
         self.kill_all();
-        assert!(
-            !all_ended || std::thread::panicking() || left.is_empty(),
-            "every run had ended, and these were left behind: {left:?}"
-        );
+        assert!(!all_ended || std::thread::panicking() || left.is_empty(), "every run had ended, and these were left behind: {left:?}");
     }
 }
 
 /// The program itself, or a copy that the user can reach.
 fn reachable(program: &Path, dir: &Path, user: User) -> PathBuf {
-    if user == User::Root
-        || !rustix::process::geteuid().is_root()
-        || assets::is_open_to_all(program)
-    {
+    if user == User::Root || !rustix::process::geteuid().is_root() || assets::is_open_to_all(program) {
         return program.to_path_buf();
     }
     let copy = dir.join(program.file_name().unwrap_or_default());
@@ -353,8 +301,7 @@ fn reachable(program: &Path, dir: &Path, user: User) -> PathBuf {
 }
 
 fn set_mode(path: &Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .expect("the mode of one's own file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the mode of one's own file");
 }
 
 /// Makes two tests of each function: as root and as an ordinary user. The function gets a `&TestEnv`. Where the tests do not run as root, the first

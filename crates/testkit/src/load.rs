@@ -130,14 +130,8 @@ impl Plan {
         let shared = Arc::new(Shared::default());
         let plan = self.clone();
         let of_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("load".to_owned())
-            .spawn(move || engine::run(&plan, &of_thread))?;
-        Ok(Load {
-            shared,
-            thread: Some(thread),
-            started: Instant::now(),
-        })
+        let thread = std::thread::Builder::new().name("load".to_owned()).spawn(move || engine::run(&plan, &of_thread))?;
+        Ok(Load { shared, thread: Some(thread), started: Instant::now() })
     }
 }
 

@@ -24,25 +24,15 @@ impl Port {
     pub fn free() -> Self {
         // Each process starts elsewhere, so that they seldom meet; the lock decides when they do.
         let start = (std::process::id() as u16).wrapping_mul(31);
-        let dir = std::env::temp_dir().join(format!(
-            "stayput-testkit-ports-{}",
-            rustix::process::geteuid().as_raw()
-        ));
+        let dir = std::env::temp_dir().join(format!("stayput-testkit-ports-{}", rustix::process::geteuid().as_raw()));
         std::fs::create_dir_all(&dir).expect("a directory for the locks of ports");
         for _ in 0..COUNT {
             let step = NEXT.fetch_add(1, Ordering::Relaxed);
             let number = FIRST + start.wrapping_add(step) % COUNT;
-            let lock = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(dir.join(number.to_string()));
+            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(number.to_string()));
             let Ok(lock) = lock else { continue };
             if lock.try_lock().is_ok() && is_free(number) {
-                return Self {
-                    number,
-                    _lock: lock,
-                };
+                return Self { number, _lock: lock };
             }
         }
         panic!("no free port from {FIRST} to {}", FIRST + COUNT);

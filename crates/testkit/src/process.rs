@@ -28,12 +28,8 @@ pub fn marked(mark: &str) -> Vec<Marked> {
             let dir = format!("/proc/{pid}");
             let read = |name: &str| fs::read(Path::new(&dir).join(name)).unwrap_or_default();
             let (environment, command) = (read("environ"), read("cmdline"));
-            let is_marked =
-                contains(&environment, mark.as_bytes()) || contains(&command, mark.as_bytes());
-            (is_marked && is_alive(pid)).then(|| Marked {
-                pid,
-                command: words(&command),
-            })
+            let is_marked = contains(&environment, mark.as_bytes()) || contains(&command, mark.as_bytes());
+            (is_marked && is_alive(pid)).then(|| Marked { pid, command: words(&command) })
         })
         .collect()
 }
@@ -43,10 +39,7 @@ fn contains(bytes: &[u8], pattern: &[u8]) -> bool {
 }
 
 fn words(command: &[u8]) -> String {
-    String::from_utf8_lossy(command)
-        .replace('\0', " ")
-        .trim_end()
-        .to_owned()
+    String::from_utf8_lossy(command).replace('\0', " ").trim_end().to_owned()
 }
 
 /// The state letter of proc_pid_stat(5), or None when there is no such process.
@@ -78,11 +71,7 @@ pub fn children(pid: u32) -> Vec<u32> {
     tasks
         .flatten()
         .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect::<Vec<u32>>()
-        })
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
         .collect()
 }
 
@@ -99,10 +88,7 @@ pub fn pss_kib(pid: u32) -> Option<u64> {
 
 /// Resident set size in KiB.
 pub fn rss_kib(pid: u32) -> Option<u64> {
-    field(
-        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
-        "VmRSS:",
-    )
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
 }
 
 /// Voluntary context switches of all its threads: how often it went to sleep, which is how often it was woken.
@@ -118,12 +104,7 @@ pub fn wake_ups(pid: u32) -> Option<u64> {
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -136,22 +117,12 @@ mod tests {
     fn a_marked_process_is_found_signalled_and_gone() {
         let mark = format!("STAYPUT_TESTKIT=unit-{}", std::process::id());
         let (name, value) = mark.split_once('=').expect("a pair");
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .env(name, value)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("sleep is everywhere");
-        crate::wait::until_true("the mark", Duration::from_secs(5), || {
-            marked(&mark)
-                .iter()
-                .any(|found| found.command == "sleep 60")
-        })
-        .unwrap();
+        let mut child = Command::new("sleep").arg("60").env(name, value).stdin(Stdio::null()).spawn().expect("sleep is everywhere");
+        crate::wait::until_true("the mark", Duration::from_secs(5), || marked(&mark).iter().any(|found| found.command == "sleep 60"))
+            .unwrap();
         assert!(children(std::process::id()).contains(&child.id()));
         assert!(signal(child.id(), Signal::KILL));
-        crate::wait::until_true("its end", Duration::from_secs(5), || !is_alive(child.id()))
-            .unwrap();
+        crate::wait::until_true("its end", Duration::from_secs(5), || !is_alive(child.id())).unwrap();
         assert_eq!(marked(&mark), [], "a zombie is not alive");
         child.wait().unwrap();
         assert!(!signal(child.id(), Signal::KILL));

@@ -26,15 +26,7 @@ pub enum Server {
 
 impl Server {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::HttpServer,
-        Self::FlaskSocketIo,
-        Self::Gunicorn,
-        Self::Uvicorn,
-        Self::Node,
-        Self::Go,
-        Self::Nginx,
-    ];
+    pub const ALL: [Self; 7] = [Self::HttpServer, Self::FlaskSocketIo, Self::Gunicorn, Self::Uvicorn, Self::Node, Self::Go, Self::Nginx];
 
     /// A name for people and files.
     pub fn name(self) -> &'static str {
@@ -56,12 +48,7 @@ impl Server {
     pub fn command(self, port: u16, scratch: &Path) -> Vec<String> {
         let dir = assets::dir();
         let set_up = |path: PathBuf| {
-            assert!(
-                path.exists(),
-                "{} is missing, so {} cannot be started: run `cargo xtask setup`",
-                path.display(),
-                self.name()
-            );
+            assert!(path.exists(), "{} is missing, so {} cannot be started: run `cargo xtask setup`", path.display(), self.name());
             path.display().to_string()
         };
         let installed = |program: &str| {
@@ -75,53 +62,20 @@ impl Server {
         let number = port.to_string();
         let app_dir = dir.join("servers").display().to_string();
         let words: Vec<String> = match self {
-            Self::HttpServer => vec![
-                in_venv("python"),
-                source("http_server.py"),
-                "--port".into(),
-                number,
-            ],
-            Self::FlaskSocketIo => vec![
-                in_venv("python"),
-                source("flask_socketio_app.py"),
-                "--port".into(),
-                number,
-            ],
-            Self::Gunicorn => [
-                "--workers",
-                "2",
-                "--bind",
-                &format!("127.0.0.1:{port}"),
-                "--chdir",
-                &app_dir,
-                "gunicorn_app:app",
-            ]
-            .iter()
-            .fold(vec![in_venv("gunicorn")], push),
-            Self::Uvicorn => [
-                "--port",
-                &number,
-                "--log-level",
-                "warning",
-                "--app-dir",
-                &app_dir,
-                "uvicorn_app:app",
-            ]
-            .iter()
-            .fold(vec![in_venv("uvicorn")], push),
-            Self::Node => vec![
-                installed("node"),
-                source("server.js"),
-                "--port".into(),
-                number,
-            ],
+            Self::HttpServer => vec![in_venv("python"), source("http_server.py"), "--port".into(), number],
+            Self::FlaskSocketIo => vec![in_venv("python"), source("flask_socketio_app.py"), "--port".into(), number],
+            Self::Gunicorn => ["--workers", "2", "--bind", &format!("127.0.0.1:{port}"), "--chdir", &app_dir, "gunicorn_app:app"]
+                .iter()
+                .fold(vec![in_venv("gunicorn")], push),
+            Self::Uvicorn => ["--port", &number, "--log-level", "warning", "--app-dir", &app_dir, "uvicorn_app:app"]
+                .iter()
+                .fold(vec![in_venv("uvicorn")], push),
+            Self::Node => vec![installed("node"), source("server.js"), "--port".into(), number],
             Self::Go => vec![set_up(dir.join("go-server")), "-port".into(), number],
             Self::Nginx => {
                 let config = nginx_config(port, scratch);
                 let prefix = scratch.display().to_string();
-                ["-p", &prefix, "-e", "stderr", "-c", &config]
-                    .iter()
-                    .fold(vec![installed("nginx")], push)
+                ["-p", &prefix, "-e", "stderr", "-c", &config].iter().fold(vec![installed("nginx")], push)
             }
         };
         words
@@ -135,15 +89,10 @@ fn push(mut words: Vec<String>, word: &&str) -> Vec<String> {
 
 /// As small as it gets; every path is in `scratch`, because the packaged defaults belong to root.
 fn nginx_config(port: u16, scratch: &Path) -> String {
-    let user = if rustix::process::geteuid().is_root() {
-        "user root;"
-    } else {
-        ""
-    };
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let dir = scratch.display();
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {dir}/nginx-{name};"))
-        .join("\n");
+    let temporary =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {dir}/nginx-{name};")).join("\n");
     let text = format!(
         "{user}
 daemon off;

@@ -10,11 +10,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// The deadline passed: `what` was waited for, and the last thing that `look` saw instead.
-pub fn until<T>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Result<T, String>,
-) -> Result<T, String> {
+pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let start = Instant::now();
     loop {
         match look() {
@@ -31,16 +27,6 @@ pub fn until<T>(
 ///
 /// # Errors
 /// The deadline passed.
-pub fn until_true(
-    what: &str,
-    deadline: Duration,
-    mut is: impl FnMut() -> bool,
-) -> Result<(), String> {
-    until(what, deadline, || {
-        if is() {
-            Ok(())
-        } else {
-            Err("not so".to_owned())
-        }
-    })
+pub fn until_true(what: &str, deadline: Duration, mut is: impl FnMut() -> bool) -> Result<(), String> {
+    until(what, deadline, || if is() { Ok(()) } else { Err("not so".to_owned()) })
 }

@@ -35,12 +35,7 @@ impl Server {
             .stderr(stderr.reopen().expect("its second descriptor"))
             .spawn()
             .expect("misbehave can be started");
-        Self {
-            child,
-            port,
-            tag,
-            stderr,
-        }
+        Self { child, port, tag, stderr }
     }
 
     fn ask(&self) -> Report {
@@ -55,20 +50,13 @@ impl Server {
     fn wait_answer(&self) -> u32 {
         wait::until("an answer", PATIENCE, || {
             let report = self.ask();
-            report
-                .answerers
-                .first()
-                .map(|who| who.pid)
-                .ok_or_else(|| format!("{report:?}"))
+            report.answerers.first().map(|who| who.pid).ok_or_else(|| format!("{report:?}"))
         })
         .expect("an answer")
     }
 
     fn end(&mut self) -> (Option<i32>, String) {
-        wait::until_true("its end", PATIENCE, || {
-            matches!(self.child.try_wait(), Ok(Some(_)))
-        })
-        .expect("its end");
+        wait::until_true("its end", PATIENCE, || matches!(self.child.try_wait(), Ok(Some(_)))).expect("its end");
         let text = std::fs::read_to_string(self.stderr.path()).expect("text");
         (self.child.wait().expect("its status").code(), text)
     }
@@ -120,9 +108,7 @@ fn daemonise_and_scrub_serve_from_an_orphan() {
         let worker = server.wait_answer();
         assert_ne!(worker, server.child.id(), "{mode}");
         let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
-        let visible = environment
-            .split(|byte| *byte == 0)
-            .any(|pair| pair == b"MISBEHAVE_TEST=visible");
+        let visible = environment.split(|byte| *byte == 0).any(|pair| pair == b"MISBEHAVE_TEST=visible");
         assert_eq!(visible, mode == "daemonise", "{mode}");
     }
 }
@@ -133,16 +119,9 @@ fn stray_and_grandchild_holds_leave_a_process() {
         let server = Server::start(&[mode]);
         server.wait_answer();
         process::signal(server.child.id(), Signal::KILL);
-        wait::until_true("its end", PATIENCE, || {
-            !process::is_alive(server.child.id())
-        })
-        .unwrap();
+        wait::until_true("its end", PATIENCE, || !process::is_alive(server.child.id())).unwrap();
         let left = process::marked(&server.tag);
-        assert!(
-            left.iter()
-                .any(|each| each.command.contains("worker sleep")),
-            "{mode}: {left:?}"
-        );
+        assert!(left.iter().any(|each| each.command.contains("worker sleep")), "{mode}: {left:?}");
         // The listener lives exactly when somebody inherited it.
         let listens = TcpStream::connect(("127.0.0.1", server.port.number())).is_ok();
         assert_eq!(listens, mode == "grandchild-holds", "{mode}");
@@ -162,10 +141,7 @@ fn never_listen_and_never_accept_do_what_they_say() {
     assert!(server.first_line().contains("starting"));
     assert_eq!(server.ask().counts.refused, 1);
     let server = Server::start(&["never-accept"]);
-    wait::until_true("its listener", PATIENCE, || {
-        server.ask().counts.timed_out == 1
-    })
-    .unwrap();
+    wait::until_true("its listener", PATIENCE, || server.ask().counts.timed_out == 1).unwrap();
 }
 
 #[test]
@@ -201,12 +177,7 @@ fn flood_bind_binds_much_and_serves() {
 fn open_fds_and_environment_are_told() {
     let mut server = Server::start(&["open-fds"]);
     let fds: serde_json::Value = serde_json::from_str(&server.first_line()).unwrap();
-    let numbers: Vec<i64> = fds
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|each| each["fd"].as_i64())
-        .collect();
+    let numbers: Vec<i64> = fds.as_array().unwrap().iter().filter_map(|each| each["fd"].as_i64()).collect();
     // Whoever started the tests may have leaked more into them.
     assert_eq!(numbers[..3], [0, 1, 2], "{fds}");
     let mut server = Server::start(&["environment"]);
@@ -237,10 +208,7 @@ fn from_file_reads_its_mode_at_each_start() {
     let file = dir.path().join("mode");
     std::fs::write(&file, "exit --status 6\n").unwrap();
     let path = file.display().to_string();
-    assert_eq!(
-        Server::start(&["from-file", "--file", &path]).end().0,
-        Some(6)
-    );
+    assert_eq!(Server::start(&["from-file", "--file", &path]).end().0, Some(6));
     std::fs::write(&file, "trivial\n").unwrap();
     Server::start(&["from-file", "--file", &path]).wait_answer();
 }

@@ -27,30 +27,13 @@ fn every_real_server_answers_the_load_client() {
             .spawn()
             .unwrap();
         let first = wait::until(server.name(), Duration::from_secs(30), || {
-            let report = Plan::port(port.number())
-                .clients(1)
-                .duration(Duration::from_millis(1))
-                .run()
-                .unwrap();
-            if report.counts.failed() == 0 {
-                Ok(report)
-            } else {
-                Err(format!("{report:?}"))
-            }
+            let report = Plan::port(port.number()).clients(1).duration(Duration::from_millis(1)).run().unwrap();
+            if report.counts.failed() == 0 { Ok(report) } else { Err(format!("{report:?}")) }
         });
-        let report = Plan::port(port.number())
-            .clients(2)
-            .duration(Duration::from_millis(300))
-            .run();
-        let slow = Plan::port(port.number())
-            .clients(1)
-            .path("/slow?ms=50")
-            .duration(Duration::from_millis(10))
-            .run();
+        let report = Plan::port(port.number()).clients(2).duration(Duration::from_millis(300)).run();
+        let slow = Plan::port(port.number()).clients(1).path("/slow?ms=50").duration(Duration::from_millis(10)).run();
         process::signal(child.id(), Signal::TERM);
-        let ended = wait::until_true("its end", Duration::from_secs(15), || {
-            child.try_wait().unwrap().is_some()
-        });
+        let ended = wait::until_true("its end", Duration::from_secs(15), || child.try_wait().unwrap().is_some());
         for left in process::marked(&mark) {
             process::signal(left.pid, Signal::KILL);
         }
@@ -60,15 +43,8 @@ fn every_real_server_answers_the_load_client() {
         report.assert_nothing_lost();
         slow.assert_nothing_lost();
         if server != Server::Nginx {
-            assert!(
-                report.answerers.iter().all(|who| who.generation == "g7"),
-                "{report:#?}"
-            );
-            assert!(
-                slow.latency_us.p50 >= 50_000,
-                "{}: {slow:#?}",
-                server.name()
-            );
+            assert!(report.answerers.iter().all(|who| who.generation == "g7"), "{report:#?}");
+            assert!(slow.latency_us.p50 >= 50_000, "{}: {slow:#?}", server.name());
         }
         println!("{}: {} answers in 300 ms", server.name(), report.counts.ok);
     }

@@ -1,9 +1,5 @@
 //! `loadgen`: offers load to a port of loopback and prints what became of every request, as JSON.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program for people and scripts"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -49,10 +45,7 @@ fn main() -> ExitCode {
     plan.timeout = Duration::from_secs_f64(arguments.timeout.clamp(0.001, 600.0));
     match plan.run() {
         Ok(report) => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
-            );
+            println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
             ExitCode::from(u8::from(report.counts.failed() > 0))
         }
         Err(error) => {

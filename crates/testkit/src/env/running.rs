@@ -43,23 +43,11 @@ pub struct Running<'env> {
 }
 
 impl<'env> Running<'env> {
-    pub(super) fn start(
-        env: &'env TestEnv,
-        name: &str,
-        options: &[&str],
-        command: &[String],
-    ) -> Self {
+    pub(super) fn start(env: &'env TestEnv, name: &str, options: &[&str], command: &[String]) -> Self {
         let log = env.path(&format!("{name}.log"));
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("a log in the private directory");
-        let arguments = ["run", "--name", name]
-            .into_iter()
-            .chain(options.iter().copied())
-            .chain(["--"])
-            .chain(command.iter().map(String::as_str));
+        let output = File::options().create(true).append(true).open(&log).expect("a log in the private directory");
+        let arguments =
+            ["run", "--name", name].into_iter().chain(options.iter().copied()).chain(["--"]).chain(command.iter().map(String::as_str));
         let child = env
             .command(arguments)
             .stdout(output.try_clone().expect("a second descriptor of the log"))
@@ -67,12 +55,7 @@ impl<'env> Running<'env> {
             .spawn()
             .expect("the stayput binary can be started");
         env.running.fetch_add(1, Ordering::SeqCst);
-        Self {
-            env,
-            child,
-            name: name.to_owned(),
-            ended: None,
-        }
+        Self { env, child, name: name.to_owned(), ended: None }
     }
 
     /// The guard's process id: that of `stayput run` itself.
@@ -96,12 +79,8 @@ impl<'env> Running<'env> {
             .as_array()
             .into_iter()
             .flatten()
-            .find(|instance| {
-                instance["name"] == self.name.as_str() || instance["guard"]["pid"] == self.pid()
-            });
-        found
-            .cloned()
-            .ok_or_else(|| format!("no instance {} in {status}", self.name))
+            .find(|instance| instance["name"] == self.name.as_str() || instance["guard"]["pid"] == self.pid());
+        found.cloned().ok_or_else(|| format!("no instance {} in {status}", self.name))
     }
 
     /// This run's only service.
@@ -124,11 +103,7 @@ impl<'env> Running<'env> {
                 return Err(format!("stayput run has ended with {status}"));
             }
             let service = self.service()?;
-            if is(&service) {
-                Ok(service)
-            } else {
-                Err(service.to_string())
-            }
+            if is(&service) { Ok(service) } else { Err(service.to_string()) }
         });
         seen.unwrap_or_else(|why| panic!("{why}\n--- log of {}\n{}", self.name, self.log()))
     }
@@ -146,10 +121,7 @@ impl<'env> Running<'env> {
     /// # Panics
     /// When none is in time: with the log.
     pub fn wait_answer(&self, port: u16) {
-        let once = Plan::port(port)
-            .clients(1)
-            .duration(Duration::from_millis(1))
-            .timeout(Duration::from_secs(2));
+        let once = Plan::port(port).clients(1).duration(Duration::from_millis(1)).timeout(Duration::from_secs(2));
         wait::until("an answer", PATIENCE, || match once.run() {
             Ok(report) if report.counts.ok > 0 => Ok(()),
             Ok(report) => Err(format!("{:?}", report.failures)),
@@ -165,17 +137,10 @@ impl<'env> Running<'env> {
     pub fn part(&self, part: &str) -> u32 {
         let instance = wait::until(part, PATIENCE, || {
             let instance = self.instance()?;
-            if instance[part]["pid"].is_u64() {
-                Ok(instance)
-            } else {
-                Err(instance.to_string())
-            }
+            if instance[part]["pid"].is_u64() { Ok(instance) } else { Err(instance.to_string()) }
         })
         .unwrap_or_else(|why| panic!("{why}\n--- log of {}\n{}", self.name, self.log()));
-        instance[part]["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .unwrap_or_default()
+        instance[part]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
     }
 
     /// The process id of the generation that takes the traffic.
@@ -195,9 +160,7 @@ impl<'env> Running<'env> {
     /// # Panics
     /// When it does not end in time.
     pub fn restart(&self, options: &[&str]) -> Restart {
-        let arguments = ["restart", &self.name, "--json"]
-            .into_iter()
-            .chain(options.iter().copied());
+        let arguments = ["restart", &self.name, "--json"].into_iter().chain(options.iter().copied());
         let output = self.env.cli(arguments, Duration::from_secs(90));
         Restart {
             code: output.status.code(),
@@ -212,12 +175,7 @@ impl<'env> Running<'env> {
     /// When the outcome is another: with all that is known.
     pub fn restart_well(&self) -> Restart {
         let restart = self.restart(&[]);
-        assert!(
-            restart.code == Some(0) && restart.text("outcome") == "switched",
-            "{restart:#?}\n--- log of {}\n{}",
-            self.name,
-            self.log()
-        );
+        assert!(restart.code == Some(0) && restart.text("outcome") == "switched", "{restart:#?}\n--- log of {}\n{}", self.name, self.log());
         restart
     }
 
@@ -232,10 +190,7 @@ impl<'env> Running<'env> {
     /// When it does not in time.
     pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         let ended = wait::until("the end of stayput run", deadline, || {
-            self.child
-                .try_wait()
-                .map_err(|error| error.to_string())?
-                .ok_or_else(|| "runs".to_owned())
+            self.child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "runs".to_owned())
         });
         match ended {
             Ok(status) => {
@@ -273,10 +228,7 @@ impl Drop for Running<'_> {
             let start = log.len().saturating_sub(4000);
             let tail = log.get(start..).unwrap_or(&log);
             // To stderr through the handle: a test's own output is captured and shown when it fails.
-            let _ = std::io::Write::write_all(
-                &mut std::io::stderr(),
-                format!("--- log of {}\n{tail}\n", self.name).as_bytes(),
-            );
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("--- log of {}\n{tail}\n", self.name).as_bytes());
         }
         if self.ended.is_none() {
             // The environment kills the rest by its mark; it still counts this run as running, so that what is left is no failure of its own.
@@ -288,8 +240,5 @@ impl Drop for Running<'_> {
 
 /// The generation of a service's status that takes the traffic.
 pub fn ready_generation(service: &Value) -> Option<&Value> {
-    service["generations"]
-        .as_array()?
-        .iter()
-        .find(|generation| generation["phase"] == "ready")
+    service["generations"].as_array()?.iter().find(|generation| generation["phase"] == "ready")
 }

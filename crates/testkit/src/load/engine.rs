@@ -29,9 +29,7 @@ pub(super) fn check_target(plan: &Plan) -> io::Result<()> {
         return refuse(format!("load is for loopback only, not {}", plan.target));
     }
     match plan.arrival {
-        Arrival::Rate(rate) if !(rate > 0.0 && rate <= 50_000.0) => {
-            refuse(format!("a rate of {rate} requests a second"))
-        }
+        Arrival::Rate(rate) if !(rate > 0.0 && rate <= 50_000.0) => refuse(format!("a rate of {rate} requests a second")),
         Arrival::Clients(0 | 10_001..) => refuse("a closed loop has 1 to 10000 clients".to_owned()),
         Arrival::Rate(_) | Arrival::Clients(_) => Ok(()),
     }
@@ -43,9 +41,7 @@ pub(super) fn check_target(plan: &Plan) -> io::Result<()> {
 /// Those of [`check_target`]; a runtime that cannot be built.
 pub(super) fn run(plan: &Plan, shared: &Arc<Shared>) -> io::Result<Report> {
     check_target(plan)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let state = Rc::new(State {
         plan: plan.clone(),
         shared: Arc::clone(shared),
@@ -156,9 +152,7 @@ impl State {
         let (at, took) = (self.start.elapsed(), due.elapsed());
         let (outcome, detail) = match result {
             Ok((body, connection)) => {
-                self.tally
-                    .borrow_mut()
-                    .ok(at, took, &body.generation, body.pid);
+                self.tally.borrow_mut().ok(at, took, &body.generation, body.pid);
                 self.shared.ok.fetch_add(1, Ordering::Relaxed);
                 return connection;
             }
@@ -173,11 +167,7 @@ impl State {
         None
     }
 
-    async fn exchange(
-        &self,
-        connection: Option<Connection>,
-        n: u64,
-    ) -> Result<(Body, Option<Connection>), Failed> {
+    async fn exchange(&self, connection: Option<Connection>, n: u64) -> Result<(Body, Option<Connection>), Failed> {
         let (plan, begin) = (&self.plan, Instant::now());
         let mut connection = if let Some(connection) = connection {
             connection
@@ -187,9 +177,7 @@ impl State {
             fresh
         };
         let left = plan.timeout.saturating_sub(begin.elapsed());
-        let (body, reusable) = connection
-            .request(plan.target, &plan.path, n, plan.keep_alive, left)
-            .await?;
+        let (body, reusable) = connection.request(plan.target, &plan.path, n, plan.keep_alive, left).await?;
         Ok((body, reusable.then_some(connection)))
     }
 }

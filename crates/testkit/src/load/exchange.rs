@@ -58,10 +58,7 @@ impl Connection {
             Ok(Ok(stream)) => {
                 // Without it a delayed acknowledgement can add 40 ms to an answer that was written in two parts.
                 let _ = stream.set_nodelay(true);
-                Ok(Self {
-                    stream,
-                    used: false,
-                })
+                Ok(Self { stream, used: false })
             }
             Ok(Err(error)) => Err(match error.kind() {
                 ErrorKind::ConnectionRefused => Failed::new(Outcome::Refused, error),
@@ -97,10 +94,7 @@ impl Connection {
         let mut answer = Vec::with_capacity(512);
         let exchange = self.exchange(target, path, n, keep_alive, &mut answer);
         let Ok(result) = timeout(limit, exchange).await else {
-            return Err(Failed::new(
-                Outcome::TimedOut,
-                format!("after {} bytes of the answer", answer.len()),
-            ));
+            return Err(Failed::new(Outcome::TimedOut, format!("after {} bytes of the answer", answer.len())));
         };
         self.used = true;
         result
@@ -116,9 +110,7 @@ impl Connection {
     ) -> Result<(Body, bool), Failed> {
         let joint = if path.contains('?') { '&' } else { '?' };
         let connection = if keep_alive { "keep-alive" } else { "close" };
-        let request = format!(
-            "GET {path}{joint}n={n} HTTP/1.1\r\nHost: {target}\r\nConnection: {connection}\r\n\r\n"
-        );
+        let request = format!("GET {path}{joint}n={n} HTTP/1.1\r\nHost: {target}\r\nConnection: {connection}\r\n\r\n");
         if let Err(error) = self.stream.write_all(request.as_bytes()).await {
             return Err(self.lost(answer, error));
         }
@@ -129,9 +121,7 @@ impl Connection {
             };
             match Answer::parse(answer, read == 0) {
                 Parsed::Whole(whole) => {
-                    return whole
-                        .judge(n)
-                        .map(|body| (body, keep_alive && whole.reusable));
+                    return whole.judge(n).map(|body| (body, keep_alive && whole.reusable));
                 }
                 Parsed::Wrong(why) => return Err(Failed::new(Outcome::WrongBody, why)),
                 Parsed::More if read == 0 => return Err(self.lost(answer, "closed")),
@@ -179,10 +169,7 @@ impl Answer {
         };
         let mut lines = head.split("\r\n");
         let first = lines.next().unwrap_or_default();
-        let Some(status) = first
-            .strip_prefix("HTTP/1.")
-            .and_then(|rest| rest.split(' ').nth(1))
-            .and_then(|status| status.parse().ok())
+        let Some(status) = first.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).and_then(|status| status.parse().ok())
         else {
             return Parsed::Wrong("no status line");
         };
@@ -198,8 +185,7 @@ impl Answer {
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 chunked = value.eq_ignore_ascii_case("chunked");
             } else if name.eq_ignore_ascii_case("connection") {
-                reusable = !value.eq_ignore_ascii_case("close")
-                    && (reusable || value.eq_ignore_ascii_case("keep-alive"));
+                reusable = !value.eq_ignore_ascii_case("close") && (reusable || value.eq_ignore_ascii_case("keep-alive"));
             }
         }
         let body = match (chunked, length) {
@@ -211,38 +197,25 @@ impl Answer {
             (false, None) if ended => rest.to_vec(),
             (false, _) => return Parsed::More,
         };
-        Parsed::Whole(Self {
-            status,
-            body,
-            reusable: reusable && !ended,
-        })
+        Parsed::Whole(Self { status, body, reusable: reusable && !ended })
     }
 
     /// Whether this is the answer to request `n`.
     fn judge(&self, n: u64) -> Result<Body, Failed> {
         let text = String::from_utf8_lossy(&self.body);
         if self.status != 200 {
-            return Err(Failed::new(
-                Outcome::WrongBody,
-                format!("status {}: {text}", self.status),
-            ));
+            return Err(Failed::new(Outcome::WrongBody, format!("status {}: {text}", self.status)));
         }
-        let body: Body = serde_json::from_slice(&self.body)
-            .map_err(|error| Failed::new(Outcome::WrongBody, format!("{error}: {text}")))?;
+        let body: Body = serde_json::from_slice(&self.body).map_err(|error| Failed::new(Outcome::WrongBody, format!("{error}: {text}")))?;
         if body.n != n.to_string() {
-            return Err(Failed::new(
-                Outcome::WrongBody,
-                format!("the answer to another request than {n}: {text}"),
-            ));
+            return Err(Failed::new(Outcome::WrongBody, format!("the answer to another request than {n}: {text}")));
         }
         Ok(body)
     }
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes
-        .windows(pattern.len())
-        .position(|window| window == pattern)
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 /// The body once its last chunk has come.
@@ -276,23 +249,14 @@ mod tests {
     #[test]
     fn a_body_of_known_length_is_whole_only_when_all_of_it_came() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(
-            Answer::parse(&[head, &b"1234"[..]].concat(), true),
-            Parsed::More
-        );
+        assert_eq!(Answer::parse(&[head, &b"1234"[..]].concat(), true), Parsed::More);
         let answer = whole(&[head, &b"12345"[..]].concat(), false);
-        assert_eq!(
-            (answer.body.as_slice(), answer.reusable),
-            (&b"12345"[..], true)
-        );
+        assert_eq!((answer.body.as_slice(), answer.reusable), (&b"12345"[..], true));
     }
 
     #[test]
     fn a_chunked_body_is_put_together() {
-        let answer = whole(
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
-            false,
-        );
+        let answer = whole(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", false);
         assert_eq!(answer.body, b"abc");
         let cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
         assert_eq!(Answer::parse(cut, false), Parsed::More);
@@ -307,23 +271,13 @@ mod tests {
 
     #[test]
     fn the_answer_to_another_request_is_wrong() {
-        let answer = Answer {
-            status: 200,
-            body: br#"{"pid":1,"n":"7"}"#.to_vec(),
-            reusable: true,
-        };
+        let answer = Answer { status: 200, body: br#"{"pid":1,"n":"7"}"#.to_vec(), reusable: true };
         assert_eq!(answer.judge(7).expect("right").pid, 1);
-        assert_eq!(
-            answer.judge(8).expect_err("wrong").outcome,
-            Outcome::WrongBody
-        );
+        assert_eq!(answer.judge(8).expect_err("wrong").outcome, Outcome::WrongBody);
     }
 
     #[test]
     fn garbage_is_wrong() {
-        assert!(matches!(
-            Answer::parse(b"hello\r\n\r\n", false),
-            Parsed::Wrong(_)
-        ));
+        assert!(matches!(Answer::parse(b"hello\r\n\r\n", false), Parsed::Wrong(_)));
     }
 }

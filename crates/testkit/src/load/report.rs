@@ -184,40 +184,19 @@ impl Tally {
         self.longest_gap = self.longest_gap.max(at.saturating_sub(self.last_ok));
         self.last_ok = at;
         let at_ms = at.as_millis() as u64;
-        let known = self
-            .answerers
-            .iter_mut()
-            .rev()
-            .find(|known| known.pid == pid && known.generation == generation);
+        let known = self.answerers.iter_mut().rev().find(|known| known.pid == pid && known.generation == generation);
         if let Some(known) = known {
             known.ok += 1;
             known.last_ms = at_ms;
         } else {
-            self.answerers.push(Answerer {
-                generation: generation.to_owned(),
-                pid,
-                ok: 1,
-                first_ms: at_ms,
-                last_ms: at_ms,
-            });
+            self.answerers.push(Answerer { generation: generation.to_owned(), pid, ok: 1, first_ms: at_ms, last_ms: at_ms });
         }
     }
 
-    pub(super) fn failed(
-        &mut self,
-        at: Duration,
-        took: Duration,
-        outcome: Outcome,
-        detail: String,
-    ) {
+    pub(super) fn failed(&mut self, at: Duration, took: Duration, outcome: Outcome, detail: String) {
         *self.counts.slot(outcome) += 1;
         if self.failures.len() < KEPT_FAILURES {
-            self.failures.push(Failure {
-                at_ms: at.as_millis() as u64,
-                outcome,
-                detail,
-                took_us: took.as_micros() as u64,
-            });
+            self.failures.push(Failure { at_ms: at.as_millis() as u64, outcome, detail, took_us: took.as_micros() as u64 });
         }
     }
 

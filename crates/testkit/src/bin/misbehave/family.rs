@@ -40,29 +40,16 @@ pub(crate) struct Worker {
 }
 
 /// Forks a worker twice, so that its parent is whoever reaps orphans here. Returns when the process in between has ended.
-pub(crate) fn leave_worker(
-    listener: Option<&TcpListener>,
-    scrub: bool,
-    job: Job,
-    tag: &str,
-) -> io::Result<()> {
+pub(crate) fn leave_worker(listener: Option<&TcpListener>, scrub: bool, job: Job, tag: &str) -> io::Result<()> {
     let mut command = again("detach", job, listener.is_some(), tag)?;
     if scrub {
         command.env_clear();
     }
     if let Some(listener) = listener {
-        command.stdin(Stdio::from(rustix::fd::OwnedFd::from(
-            listener.try_clone()?,
-        )));
+        command.stdin(Stdio::from(rustix::fd::OwnedFd::from(listener.try_clone()?)));
     }
     let status = command.status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!(
-            "the process in between ended with {status}"
-        )))
-    }
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("the process in between ended with {status}"))) }
 }
 
 fn again(mode: &str, job: Job, listener: bool, tag: &str) -> io::Result<Command> {
@@ -114,11 +101,7 @@ pub(crate) fn open_fds() -> io::Result<String> {
         let Ok(target) = std::fs::read_link(entry.path()) else {
             continue;
         };
-        let Some(fd) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         let target = target.to_string_lossy().into_owned();
@@ -127,9 +110,6 @@ pub(crate) fn open_fds() -> io::Result<String> {
         }
     }
     all.sort();
-    let list: Vec<_> = all
-        .into_iter()
-        .map(|(fd, target)| serde_json::json!({ "fd": fd, "target": target }))
-        .collect();
+    let list: Vec<_> = all.into_iter().map(|(fd, target)| serde_json::json!({ "fd": fd, "target": target })).collect();
     Ok(serde_json::Value::from(list).to_string())
 }

@@ -24,13 +24,8 @@ pub(crate) fn mptcp(place: &Where) -> io::Result<TcpListener> {
 
 fn open(place: &Where, protocol: Option<Protocol>, reuse_port: bool) -> io::Result<TcpListener> {
     let address = SocketAddr::new(place.host, place.port);
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let socket =
-        rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, protocol)?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, protocol)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if reuse_port {
         sockopt::set_socket_reuseport(&socket, true)?;

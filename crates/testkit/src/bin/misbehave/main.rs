@@ -1,10 +1,6 @@
 //! `misbehave MODE --port N`: one server, many ways to be a bad one. Each mode is one fault of a real server that stayput must survive or name;
 //! `trivial` has none.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "what a service prints is what the tests read"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what a service prints is what the tests read")]
 
 mod family;
 mod listen;
@@ -144,21 +140,11 @@ fn run(mode: Mode) -> io::Result<ExitCode> {
             live_on()
         }
         Mode::Daemonise(place) => {
-            family::leave_worker(
-                Some(&listen::tcp(&place)?),
-                false,
-                family::Job::Serve,
-                &place.tag,
-            )?;
+            family::leave_worker(Some(&listen::tcp(&place)?), false, family::Job::Serve, &place.tag)?;
             Ok(ExitCode::SUCCESS)
         }
         Mode::Scrub(place) => {
-            family::leave_worker(
-                Some(&listen::tcp(&place)?),
-                true,
-                family::Job::Serve,
-                &place.tag,
-            )?;
+            family::leave_worker(Some(&listen::tcp(&place)?), true, family::Job::Serve, &place.tag)?;
             Ok(ExitCode::SUCCESS)
         }
         Mode::Stray(place) => {
@@ -252,15 +238,9 @@ fn live_on() -> ! {
 /// Installs handlers that do nothing. They stay for the life of the process, also when the runtime that registered them is gone.
 fn ignore_signals() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _context = runtime.enter();
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         drop(signal(kind)?);
     }
     Ok(())

@@ -21,13 +21,8 @@ pub(crate) fn start(listener: TcpListener) -> io::Result<Serving> {
     let closing = Arc::new(AtomicBool::new(false));
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let (of_thread, wake_of_thread) = (Arc::clone(&closing), Arc::clone(&wake));
-    let thread =
-        std::thread::spawn(move || accept_until_closed(&listener, &of_thread, &wake_of_thread));
-    Ok(Serving {
-        closing,
-        wake,
-        thread,
-    })
+    let thread = std::thread::spawn(move || accept_until_closed(&listener, &of_thread, &wake_of_thread));
+    Ok(Serving { closing, wake, thread })
 }
 
 impl Serving {
@@ -41,10 +36,7 @@ impl Serving {
 
 fn accept_until_closed(listener: &TcpListener, closing: &AtomicBool, wake: &impl AsFd) {
     while !closing.load(Ordering::SeqCst) {
-        let mut ready = [
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::new(wake, PollFlags::IN),
-        ];
+        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
         if poll(&mut ready, None).is_err() || !ready[0].revents().contains(PollFlags::IN) {
             continue;
         }
@@ -102,20 +94,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
         close |= header == "connection: close";
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let parameter = |name: &str| {
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-            .unwrap_or("")
-    };
-    let slow = if path == "/slow" {
-        parameter("ms").parse().unwrap_or(100)
-    } else {
-        0
-    };
-    Ok(Some(Request {
-        n: parameter("n").to_owned(),
-        slow,
-        close,
-    }))
+    let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap_or("");
+    let slow = if path == "/slow" { parameter("ms").parse().unwrap_or(100) } else { 0 };
+    Ok(Some(Request { n: parameter("n").to_owned(), slow, close }))
 }
