@@ -20,8 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Restart {
     /// Its exit status.
     pub code: Option<i32>,
-    /// What it printed with `--json`; null when that was no JSON.
+    /// The ledger that it printed with `--json`; null when it printed none.
     pub ledger: Value,
+    /// The last lines of the new generation's output that it quoted.
+    pub last_output: String,
     /// Its stderr.
     pub stderr: String,
 }
@@ -162,9 +164,12 @@ impl<'env> Running<'env> {
     pub fn restart(&self, options: &[&str]) -> Restart {
         let arguments = ["restart", &self.name, "--json"].into_iter().chain(options.iter().copied());
         let output = self.env.cli(arguments, Duration::from_secs(90));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        let lines = document["last_output"].as_array().into_iter().flatten().filter_map(Value::as_str);
         Restart {
             code: output.status.code(),
-            ledger: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            ledger: document["ledger"].clone(),
+            last_output: lines.collect::<Vec<_>>().join("\n"),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
