@@ -1,3 +1,38 @@
-//! Set-up, test, bench and generate tasks of the workspace.
+//! Set-up, test and bench tasks of the workspace: `cargo xtask TASK`. One file per task.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
-fn main() {}
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, test and bench tasks of the stayput workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what the tests need: Debian packages (as root), a Python environment and a Go server under target/
+    Setup(setup::Arguments),
+    /// Sets up, then runs every test of the workspace
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
