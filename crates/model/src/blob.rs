@@ -1,6 +1,7 @@
 //! The bytes that the keeper keeps for the brain: one version byte, then the postcard encoding of [`Blob`].
 
 use crate::config::InstanceConfig;
+use crate::world::World;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding. A daemon that reads another one cannot carry on from it, and says so.
@@ -11,6 +12,8 @@ pub const VERSION: u8 = 1;
 pub enum Blob {
     /// Nothing ran yet.
     Start(InstanceConfig),
+    /// It runs.
+    State(Box<World>),
 }
 
 /// Why bytes are no blob of ours.

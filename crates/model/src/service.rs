@@ -1,0 +1,215 @@
+//! One service: its target, what is planned, its generations and its listeners. Data and questions; what happens is told in
+//! [`crate::world`]'s modules.
+
+use crate::backoff::Backoff;
+use crate::config::ServiceConfig;
+use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId};
+use crate::generation::{Generation, Phase, Way};
+use crate::ledger::{Ledger, LedgerId, Outcome};
+use crate::mono::Mono;
+use crate::notice::{Notice, What};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+/// `EADDRINUSE` (asm-generic/errno.h).
+pub const EADDRINUSE: i32 = 98;
+/// Ledgers kept.
+const LEDGERS: usize = 16;
+
+/// Whether a service is meant to run. What it does now is another question: its plan and its generations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// It is.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// What is to happen next without anybody's doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Plan {
+    /// Nothing.
+    Rest,
+    /// A generation is started when these addresses are held.
+    Hold {
+        /// Not held yet; `true`: somebody else has it.
+        waiting: BTreeMap<SocketAddr, bool>,
+    },
+    /// A generation is started then.
+    BackOff {
+        /// When.
+        until: Mono,
+    },
+    /// The keeper was asked to let new connections wait (a restart without overlap).
+    Park,
+    /// A generation is started when this one has gone (a restart without overlap).
+    Succeed {
+        /// Whom.
+        after: GenerationId,
+    },
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// What it is meant to be.
+    pub config: ServiceConfig,
+    /// Whether it is meant to run.
+    pub target: Target,
+    /// What happens next.
+    pub plan: Plan,
+    /// Its generations that are not forgotten.
+    pub generations: BTreeMap<GenerationId, Generation>,
+    /// Its listeners, as the keeper told.
+    pub listeners: BTreeMap<ListenerId, ListenerFacts>,
+    /// Failures in a row.
+    pub backoff: Backoff,
+    /// Its restarts, the latest last.
+    pub ledgers: VecDeque<Ledger>,
+    /// Generations started so far.
+    pub starts: u64,
+    /// Since when its held ports have nobody who accepts.
+    pub unserved: Option<Mono>,
+    /// The last generation that counted (was to serve), and how its main process ended.
+    pub last_exit: Option<(GenerationId, ExitStatus)>,
+    /// A generation was ready once.
+    pub(crate) was_ready: bool,
+    /// Another restart follows this one.
+    pub(crate) again: bool,
+    /// A start failed on these although we held them for it: they are not waited for a second time.
+    pub(crate) tried: BTreeSet<SocketAddr>,
+}
+
+/// The state of one [`crate::World::step`] that goes through the services: the time, the counters, and what is to be done.
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Mono,
+    pub(crate) next_generation: &'a mut u64,
+    pub(crate) next_ledger: &'a mut u64,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+impl Service {
+    /// A service that is down.
+    pub(crate) fn new(config: ServiceConfig, seed: u64) -> Self {
+        Self {
+            config,
+            target: Target::Down,
+            plan: Plan::Rest,
+            generations: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            backoff: Backoff::new(seed),
+            ledgers: VecDeque::new(),
+            starts: 0,
+            unserved: None,
+            last_exit: None,
+            was_ready: false,
+            again: false,
+            tried: BTreeSet::new(),
+        }
+    }
+
+    /// The generation that has all new connections and whose main process lives.
+    pub fn serving(&self) -> Option<GenerationId> {
+        self.find(Generation::is_serving)
+    }
+
+    /// The generation that is on its way to take over.
+    pub fn incoming(&self) -> Option<GenerationId> {
+        self.find(Generation::is_incoming)
+    }
+
+    /// A restart is under way that has not switched yet, or a rollback.
+    pub fn is_changing(&self) -> bool {
+        self.incoming().is_some() || self.going_back().is_some() || matches!(self.plan, Plan::Park | Plan::Succeed { .. })
+    }
+
+    /// The old generation to which the connections are being steered back.
+    pub fn going_back(&self) -> Option<GenerationId> {
+        self.find(|generation| matches!(generation.phase, Phase::Switching(Way::Back { .. })))
+    }
+
+    /// The newest generation of which this is true.
+    pub(crate) fn find(&self, is: impl Fn(&Generation) -> bool) -> Option<GenerationId> {
+        self.generations.values().rev().find(|generation| is(generation)).map(|generation| generation.id)
+    }
+
+    /// The listeners of a generation: those it has, and those that it had last and nobody took over.
+    pub fn listeners_of(&self, generation: GenerationId) -> impl Iterator<Item = &ListenerFacts> {
+        self.listeners.values().filter(move |listener| {
+            listener.owner == Some(generation) || (listener.owner.is_none() && listener.last_owner == Some(generation))
+        })
+    }
+
+    /// Some generation accepts, as far as processes can tell.
+    pub(crate) fn is_served(&self) -> bool {
+        self.generations.values().any(|generation| match generation.phase {
+            Phase::Serving { .. } | Phase::Orphaned => true,
+            Phase::Spawning
+            | Phase::Starting { .. }
+            | Phase::Switching(_)
+            | Phase::Draining { .. }
+            | Phase::Stopping { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => false,
+        })
+    }
+
+    /// The restart that is not decided yet.
+    pub fn open_ledger(&self) -> Option<&Ledger> {
+        self.ledgers.iter().rev().find(|ledger| ledger.outcome == Outcome::Running)
+    }
+
+    pub(crate) fn open_ledger_mut(&mut self) -> Option<&mut Ledger> {
+        self.ledgers.iter_mut().rev().find(|ledger| ledger.outcome == Outcome::Running)
+    }
+
+    /// The ledger of the restart that this generation was started for.
+    pub fn ledger_to(&self, generation: GenerationId) -> Option<&Ledger> {
+        self.ledgers.iter().rev().find(|ledger| ledger.to == Some(generation))
+    }
+
+    pub(crate) fn ledger_to_mut(&mut self, generation: GenerationId) -> Option<&mut Ledger> {
+        self.ledgers.iter_mut().rev().find(|ledger| ledger.to == Some(generation))
+    }
+
+    /// The ledger of the restart that replaced this generation.
+    pub(crate) fn ledger_from_mut(&mut self, generation: GenerationId) -> Option<&mut Ledger> {
+        self.ledgers
+            .iter_mut()
+            .rev()
+            .find(|ledger| ledger.from == Some(generation) && matches!(ledger.outcome, Outcome::Switched | Outcome::Settled))
+    }
+
+    /// Opens a ledger, or goes on with the one that is open.
+    pub(crate) fn account(&mut self, from: Option<GenerationId>, planned: bool, turn: &mut Turn<'_>) -> LedgerId {
+        if let Some(ledger) = self.open_ledger_mut() {
+            ledger.planned |= planned;
+            return ledger.id;
+        }
+        *turn.next_ledger += 1;
+        let id = LedgerId(*turn.next_ledger);
+        self.ledgers.push_back(Ledger::open(id, from, planned, turn.now));
+        while self.ledgers.len() > LEDGERS {
+            self.ledgers.pop_front();
+        }
+        id
+    }
+
+    pub(crate) fn say(&self, what: What, turn: &mut Turn<'_>) {
+        turn.effect(Effect::Say(Notice { service: self.config.name.clone(), what }));
+    }
+
+    /// Keeps how the newest generation that was to serve ended.
+    pub(crate) fn remember_exit(&mut self, generation: GenerationId, status: ExitStatus) {
+        if self.last_exit.is_none_or(|(last, _)| last <= generation) {
+            self.last_exit = Some((generation, status));
+        }
+    }
+}

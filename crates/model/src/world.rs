@@ -1,0 +1,215 @@
+//! The state of an instance and its one way to change: [`World::step`].
+//!
+//! `start` tells how a generation comes to serve, `serve` what happens to it then, `stop` how it ends, `timers` what time alone
+//! does. The rules that hold at any moment are in `settle`: who is forgotten, who is released, when nobody accepts for too long.
+
+mod serve;
+mod settle;
+mod start;
+mod stop;
+mod timers;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod sim;
+
+use crate::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
+use crate::event::{Effect, Event, ExitStatus, GenerationId, StopWay};
+use crate::mono::Mono;
+use crate::service::{Service, Target, Turn};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// All that is true of an instance beyond what the kernel and the keeper know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// Name of the instance.
+    pub name: String,
+    /// When it ends.
+    pub mode: Mode,
+    /// How it speaks.
+    pub report: ReportStyle,
+    /// Its services by name.
+    pub services: BTreeMap<String, Service>,
+    pub(crate) next_generation: u64,
+    pub(crate) next_ledger: u64,
+    pub(crate) ending: Ending,
+}
+
+/// Whether the instance is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    /// No.
+    No,
+    /// When nothing runs any more.
+    Soon {
+        /// The signal that asked for it.
+        signal: Option<i32>,
+    },
+    /// The keeper was told.
+    Told {
+        /// Exit status.
+        status: u8,
+    },
+}
+
+impl World {
+    /// A world in which nothing runs. `seed` spreads retries.
+    pub fn new(config: InstanceConfig, seed: u64) -> Self {
+        let service = |config: ServiceConfig| (config.name.clone(), Service::new(config, seed));
+        Self {
+            name: config.name,
+            mode: config.mode,
+            report: config.report,
+            services: config.services.into_iter().map(service).collect(),
+            next_generation: 0,
+            next_ledger: 0,
+            ending: Ending::No,
+        }
+    }
+
+    /// The one timer: when [`Event::Tick`] is due. Never in the past right after a step.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.services.values().filter_map(Service::next_deadline).min()
+    }
+
+    /// The service of a generation.
+    pub fn service_of(&self, generation: GenerationId) -> Option<&Service> {
+        self.services.values().find(|service| service.generations.contains_key(&generation))
+    }
+
+    /// The instance is about to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending != Ending::No
+    }
+
+    /// Takes one event at this time, and says what is to be done, in this order.
+    pub fn step(&mut self, event: Event, now: Mono) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.apply(event, now, &mut effects);
+        for service in self.services.values_mut() {
+            let mut turn =
+                Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects: &mut effects };
+            service.run_timers(&mut turn);
+            service.settle(&mut turn);
+            // Times of zero are allowed: what a timer sets may be due at once. Each round ends a phase, so there are few.
+            while service.next_deadline().is_some_and(|at| at <= now) {
+                service.run_timers(&mut turn);
+                service.settle(&mut turn);
+            }
+        }
+        self.end(&mut effects);
+        effects
+    }
+
+    fn apply(&mut self, event: Event, now: Mono, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => {}
+            Event::Start { service } => {
+                if self.ending == Ending::No {
+                    self.with(&service, now, effects, Service::start);
+                }
+            }
+            Event::Restart { service } => {
+                if self.ending == Ending::No {
+                    self.with(&service, now, effects, Service::restart);
+                }
+            }
+            Event::Stop { service, way } => {
+                if self.mode == Mode::Run && self.services.contains_key(&service) {
+                    self.shut_down(way, None, now, effects);
+                } else {
+                    self.with(&service, now, effects, |service, turn| service.stop(way, turn));
+                }
+            }
+            Event::Shutdown { way, signal } => self.shut_down(way, signal, now, effects),
+            Event::Spawned { generation, pid } => self.of(generation, now, effects, |s, turn| s.spawned(generation, pid, turn)),
+            Event::SpawnFailed { generation, what } => self.of(generation, now, effects, |s, turn| s.spawn_failed(generation, what, turn)),
+            Event::Executed { generation, untrapped } => {
+                self.of(generation, now, effects, |s, turn| s.executed(generation, untrapped, turn));
+            }
+            Event::ExecFailed { generation, failure } => {
+                self.of(generation, now, effects, |s, turn| s.exec_failed(generation, failure, turn));
+            }
+            Event::Listener(facts) => {
+                let service = facts.service.clone();
+                self.with(&service, now, effects, |s, turn| s.listener(&facts, turn));
+            }
+            Event::ListenerGone { listener } => {
+                for service in self.services.values_mut() {
+                    service.listeners.remove(&listener);
+                }
+            }
+            Event::BindRefused { generation, address, errno } => {
+                self.of(generation, now, effects, |s, turn| s.bind_refused(generation, address, errno, turn));
+            }
+            Event::Held { service, address } => self.with(&service, now, effects, |s, turn| s.held(address, turn)),
+            Event::HoldWaits { service, address, errno } => {
+                self.with(&service, now, effects, |s, turn| s.hold_waits(address, errno, turn));
+            }
+            Event::MainExited { generation, status } => {
+                self.of(generation, now, effects, |s, turn| s.main_exited(generation, status, turn));
+            }
+            Event::TreeEmpty { generation } => self.of(generation, now, effects, |s, turn| s.tree_empty(generation, turn)),
+            Event::Ready { generation, evidence } => self.of(generation, now, effects, |s, turn| s.ready(generation, evidence, turn)),
+            Event::NotYetReady { generation, what } => self.of(generation, now, effects, |s, _| s.not_yet_ready(generation, what)),
+            Event::Steered { generation } => self.of(generation, now, effects, |s, turn| s.steered(generation, turn)),
+            Event::SteerFailed { generation, what } => self.of(generation, now, effects, |s, turn| s.steer_failed(generation, what, turn)),
+            Event::Parked { service } => self.with(&service, now, effects, Service::parked),
+            Event::ParkFailed { service, what } => self.with(&service, now, effects, |s, turn| s.park_failed(what, turn)),
+            Event::Snapshot { to, old } => self.of(to, now, effects, |s, turn| s.snapshot(to, old, turn)),
+            Event::Drain { generation, report } => self.of(generation, now, effects, |s, _| s.drain_report(generation, report)),
+            Event::Released { generation, queued } => self.of(generation, now, effects, |s, turn| s.released(generation, queued, turn)),
+        }
+    }
+
+    fn with(&mut self, name: &str, now: Mono, effects: &mut Vec<Effect>, act: impl FnOnce(&mut Service, &mut Turn<'_>)) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
+        act(service, &mut turn);
+    }
+
+    /// An event of a generation that nobody knows (any more) is stale: nothing happens.
+    fn of(&mut self, id: GenerationId, now: Mono, effects: &mut Vec<Effect>, act: impl FnOnce(&mut Service, &mut Turn<'_>)) {
+        let Some(service) = self.services.values_mut().find(|service| service.generations.contains_key(&id)) else { return };
+        let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
+        act(service, &mut turn);
+    }
+
+    fn shut_down(&mut self, way: StopWay, signal: Option<i32>, now: Mono, effects: &mut Vec<Effect>) {
+        // Asked again while it stops: the person has lost patience.
+        let way = if matches!(self.ending, Ending::Soon { .. }) && signal.is_some() { StopWay::Kill } else { way };
+        if self.ending == Ending::No {
+            self.ending = Ending::Soon { signal };
+        }
+        for service in self.services.values_mut() {
+            let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
+            service.stop(way, &mut turn);
+        }
+    }
+
+    /// Ends the instance when it is to end and nothing is left of it.
+    fn end(&mut self, effects: &mut Vec<Effect>) {
+        let quiet = self.services.values().all(|service| service.target == Target::Down && service.generations.is_empty());
+        let signal = match self.ending {
+            Ending::Soon { signal } => signal,
+            // `run` ends with its service; a service that was never started has nothing to end with.
+            Ending::No if self.mode == Mode::Run && self.services.values().all(|service| service.starts > 0) => None,
+            Ending::No | Ending::Told { .. } => return,
+        };
+        if !quiet {
+            return;
+        }
+        let exits = self.services.values().filter_map(|service| service.last_exit);
+        let status = match (self.mode, exits.max_by_key(|(generation, _)| *generation)) {
+            (Mode::Up, _) => 0,
+            (Mode::Run, Some((_, status))) => status.code(),
+            (Mode::Run, None) => signal.map_or(0, |signal| ExitStatus::Signalled(signal).code()),
+        };
+        self.ending = Ending::Told { status };
+        effects.push(Effect::Exit { status });
+    }
+}

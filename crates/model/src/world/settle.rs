@@ -1,0 +1,37 @@
+//! The rules that hold after every step, whatever the event was.
+
+use crate::event::{Effect, GenerationId, Origin};
+use crate::generation::Phase;
+use crate::service::{Service, Target, Turn};
+
+impl Service {
+    /// Forgets and releases the dead that hold nothing, and keeps count of how long nobody has accepted.
+    pub(crate) fn settle(&mut self, turn: &mut Turn<'_>) {
+        let gone: Vec<GenerationId> = self
+            .generations
+            .values()
+            .filter(|generation| matches!(generation.phase, Phase::Gone { .. }))
+            .map(|generation| generation.id)
+            .collect();
+        for id in gone {
+            let (mut any, mut selected) = (false, false);
+            for listener in self.listeners_of(id) {
+                any = true;
+                selected |= listener.selected;
+            }
+            if !any {
+                self.forget(id, turn);
+            } else if !selected && let Some(generation) = self.generations.get_mut(&id) {
+                // Somebody else has its ports: what is left in its queues goes with it, counted.
+                generation.enter(Phase::Releasing, turn.now);
+                turn.effect(Effect::Release { generation: id });
+            }
+        }
+        let held = self.listeners.values().any(|listener| listener.selected || listener.origin == Origin::Held);
+        if self.target == Target::Down || self.is_served() || !held {
+            self.unserved = None;
+        } else {
+            self.unserved.get_or_insert(turn.now);
+        }
+    }
+}

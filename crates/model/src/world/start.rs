@@ -1,0 +1,491 @@
+//! How a generation comes to serve: asked for, forked, executed, listening, ready. And how that fails.
+
+use crate::config::{Readiness, RestartPolicy};
+use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts};
+use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
+use crate::ledger::{Failure, Outcome};
+use crate::notice::{StopReason, What};
+use crate::service::{EADDRINUSE, Plan, Service, Target, Turn};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long a generation that is ready is waited for to listen on the remaining ports of the one before it. A server that binds
+/// several ports does it within milliseconds; one whose new version has a port less must not wait for long.
+const COVER_WAIT: Duration = Duration::from_secs(2);
+/// Refused binds remembered per generation.
+const REFUSALS: usize = 8;
+/// `ENOENT` (asm-generic/errno-base.h).
+const ENOENT: i32 = 2;
+
+impl Service {
+    /// It is to be up.
+    pub(crate) fn start(&mut self, turn: &mut Turn<'_>) {
+        if self.target == Target::Up {
+            return;
+        }
+        self.target = Target::Up;
+        self.last_exit = None;
+        self.backoff.reset();
+        self.begin(turn);
+    }
+
+    /// Starts a generation, after the declared ports are held.
+    fn begin(&mut self, turn: &mut Turn<'_>) {
+        let missing: BTreeMap<SocketAddr, bool> = self.config.ports.iter().map(|address| (*address, false)).collect();
+        if missing.is_empty() {
+            self.spawn(turn);
+            return;
+        }
+        self.hold(missing, turn);
+    }
+
+    fn hold(&mut self, waiting: BTreeMap<SocketAddr, bool>, turn: &mut Turn<'_>) {
+        for address in waiting.keys() {
+            turn.effect(Effect::Hold { service: self.config.name.clone(), address: *address });
+        }
+        self.plan = Plan::Hold { waiting };
+    }
+
+    pub(crate) fn held(&mut self, address: SocketAddr, turn: &mut Turn<'_>) {
+        let Plan::Hold { waiting } = &mut self.plan else { return };
+        if waiting.remove(&address).is_none() {
+            return;
+        }
+        let complete = waiting.is_empty();
+        self.say(What::Held { address }, turn);
+        if complete {
+            self.spawn(turn);
+        }
+    }
+
+    pub(crate) fn hold_waits(&mut self, address: SocketAddr, errno: i32, turn: &mut Turn<'_>) {
+        let Plan::Hold { waiting } = &mut self.plan else { return };
+        let Some(taken) = waiting.get_mut(&address) else { return };
+        if errno == EADDRINUSE {
+            if !std::mem::replace(taken, true) {
+                self.say(What::PortTaken { address }, turn);
+            }
+            return;
+        }
+        // Not ours to hold (a low port, an address of another machine): the server is asked, and says it in its own words.
+        waiting.remove(&address);
+        let complete = waiting.is_empty();
+        self.say(What::HoldRefused { address, errno }, turn);
+        if complete {
+            self.spawn(turn);
+        }
+    }
+
+    /// Asks for a new generation now.
+    pub(crate) fn spawn(&mut self, turn: &mut Turn<'_>) -> GenerationId {
+        *turn.next_generation += 1;
+        let id = GenerationId(*turn.next_generation);
+        self.plan = Plan::Rest;
+        self.starts += 1;
+        self.generations.insert(id, Generation::new(id, turn.now));
+        if let Some(ledger) = self.open_ledger_mut() {
+            ledger.to = Some(id);
+        }
+        turn.effect(Effect::Spawn { service: self.config.name.clone(), generation: id });
+        id
+    }
+
+    pub(crate) fn spawned(&mut self, id: GenerationId, pid: i32, turn: &mut Turn<'_>) {
+        let deadline = turn.now.plus(self.config.ready_timeout);
+        let from = self.serving();
+        let ledger = self.ledger_to(id).map(|ledger| ledger.id);
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        if generation.main == Main::Unborn {
+            generation.main = Main::Alive { pid };
+        }
+        match generation.phase {
+            Phase::Spawning => {
+                generation.enter(Phase::Starting { deadline: Some(deadline), covers_by: None, last: None }, turn.now);
+                self.say(What::Spawned { generation: id, pid, from, ledger }, turn);
+                turn.effect(Effect::Probe { generation: id });
+            }
+            // Stopped before the reply came: the stop signal is already on its way behind the request. The rest is an echo.
+            Phase::Starting { .. }
+            | Phase::Switching(_)
+            | Phase::Serving { .. }
+            | Phase::Orphaned
+            | Phase::Draining { .. }
+            | Phase::Stopping { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => {}
+        }
+    }
+
+    pub(crate) fn spawn_failed(&mut self, id: GenerationId, what: String, turn: &mut Turn<'_>) {
+        let Some(generation) = self.generations.get(&id) else { return };
+        match generation.phase {
+            Phase::Spawning => {
+                self.generations.remove(&id);
+                turn.effect(Effect::Forget { generation: id });
+                self.start_failed(id, &Failure::Spawn(what), turn);
+            }
+            Phase::Stopping { .. } => {
+                self.generations.remove(&id);
+                turn.effect(Effect::Forget { generation: id });
+            }
+            Phase::Starting { .. }
+            | Phase::Switching(_)
+            | Phase::Serving { .. }
+            | Phase::Orphaned
+            | Phase::Draining { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => {}
+        }
+    }
+
+    pub(crate) fn executed(&mut self, id: GenerationId, untrapped: Option<i32>, turn: &mut Turn<'_>) {
+        // What cannot be caught cannot be probed by listener; its command runs, and that is all that can be known.
+        let blind = untrapped.is_some() && matches!(self.config.readiness, Readiness::Accept | Readiness::Http { .. });
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        if generation.trap != Trap::Unknown {
+            return;
+        }
+        generation.trap = untrapped.map_or(Trap::Active, Trap::Unavailable);
+        let starting = matches!(generation.phase, Phase::Starting { .. });
+        if let Some(errno) = untrapped {
+            self.say(What::Untrapped { generation: id, errno }, turn);
+        }
+        if starting && blind {
+            self.ready(id, "its command runs; its binds cannot be caught, so nothing more is known".to_owned(), turn);
+        }
+    }
+
+    pub(crate) fn exec_failed(&mut self, id: GenerationId, failure: ExecFailure, turn: &mut Turn<'_>) {
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        let status = ExitStatus::Exited(if failure.errno == ENOENT { 127 } else { 126 });
+        let pid = generation.main.pid();
+        let counted = match generation.phase {
+            Phase::Spawning | Phase::Starting { .. } => true,
+            Phase::Stopping { .. } => false,
+            Phase::Switching(_)
+            | Phase::Serving { .. }
+            | Phase::Orphaned
+            | Phase::Draining { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => return,
+        };
+        generation.main = Main::Ended { pid, status };
+        generation.enter(Phase::Releasing, turn.now);
+        turn.effect(Effect::StopProbe { generation: id });
+        turn.effect(Effect::Release { generation: id });
+        if counted {
+            self.remember_exit(id, status);
+            self.start_failed(id, &Failure::Exec(failure), turn);
+        }
+    }
+
+    pub(crate) fn bind_refused(&mut self, id: GenerationId, address: SocketAddr, errno: i32, turn: &mut Turn<'_>) {
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        if generation.refused.contains(&(address, errno)) {
+            return;
+        }
+        if generation.refused.len() == REFUSALS {
+            generation.refused.remove(0);
+        }
+        generation.refused.push((address, errno));
+        self.say(What::BindRefused { generation: id, address, errno }, turn);
+    }
+
+    /// A listener came to be or changed.
+    pub(crate) fn listener(&mut self, facts: &ListenerFacts, turn: &mut Turn<'_>) {
+        let before = self.listeners.insert(facts.id, facts.clone());
+        let Some(owner) = facts.owner else { return };
+        if before.is_some_and(|before| before.owner == Some(owner)) {
+            return;
+        }
+        let Some(generation) = self.generations.get(&owner) else { return };
+        let (main, phase) = (generation.main, &generation.phase);
+        let what =
+            What::Listening { generation: owner, pid: main.pid(), address: facts.address, inode: facts.inode, selected: facts.selected };
+        match phase {
+            Phase::Spawning => self.say(what, turn),
+            Phase::Starting { .. } => {
+                self.say(what, turn);
+                turn.effect(Effect::Probe { generation: owner });
+            }
+            // A port more, after it became ready: it gets its connections too.
+            Phase::Serving { .. } | Phase::Switching(Way::Forward) => {
+                self.say(what, turn);
+                if !facts.selected {
+                    turn.effect(Effect::Steer { service: self.config.name.clone(), generation: owner });
+                }
+            }
+            Phase::Switching(Way::Back { .. })
+            | Phase::Orphaned
+            | Phase::Draining { .. }
+            | Phase::Stopping { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => {}
+        }
+    }
+
+    pub(crate) fn not_yet_ready(&mut self, id: GenerationId, what: String) {
+        if let Some(Generation { phase: Phase::Starting { last, .. }, .. }) = self.generations.get_mut(&id) {
+            *last = Some(what);
+        }
+    }
+
+    /// It passed its readiness check.
+    pub(crate) fn ready(&mut self, id: GenerationId, evidence: String, turn: &mut Turn<'_>) {
+        let covered = self.covers(id);
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        let after = turn.now.since(generation.spawned);
+        match &mut generation.phase {
+            Phase::Starting { covers_by, .. } => {
+                let first = covers_by.is_none();
+                let by = *covers_by.get_or_insert(turn.now.plus(COVER_WAIT));
+                if first {
+                    self.say(What::Ready { generation: id, after, evidence }, turn);
+                }
+                if covered || by <= turn.now {
+                    self.switch_to(id, turn);
+                }
+            }
+            Phase::Spawning
+            | Phase::Switching(_)
+            | Phase::Serving { .. }
+            | Phase::Orphaned
+            | Phase::Draining { .. }
+            | Phase::Stopping { .. }
+            | Phase::Gone { .. }
+            | Phase::Releasing => {}
+        }
+    }
+
+    /// It listens wherever the serving generation listens.
+    fn covers(&self, id: GenerationId) -> bool {
+        let Some(serving) = self.serving() else { return true };
+        self.listeners
+            .values()
+            .filter(|listener| listener.owner == Some(serving))
+            .all(|theirs| self.listeners.values().any(|ours| ours.owner == Some(id) && ours.address == theirs.address))
+    }
+
+    /// All new connections to it.
+    pub(crate) fn switch_to(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        turn.effect(Effect::StopProbe { generation: id });
+        let listens = self.listeners.values().any(|listener| listener.owner == Some(id));
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        generation.enter(Phase::Switching(Way::Forward), turn.now);
+        if generation.main.status().is_some() {
+            self.say(What::WentToBackground { generation: id }, turn);
+        }
+        if listens {
+            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: id });
+        } else {
+            // It has no socket in our hands: there is nothing to steer.
+            self.steered(id, turn);
+        }
+    }
+
+    /// A generation failed before it served.
+    pub(crate) fn start_failed(&mut self, id: GenerationId, failure: &Failure, turn: &mut Turn<'_>) {
+        let serving = self.serving();
+        let ledger = self.ledger_to(id).map(|ledger| ledger.id);
+        // A crash has to be got over, however many tries that takes; what somebody asked for has failed.
+        let close = serving.is_some() || self.open_ledger().is_some_and(|ledger| ledger.planned);
+        if close && let Some(ledger) = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Running) {
+            ledger.outcome = Outcome::NotReady(failure.clone());
+        }
+        self.say(What::NotReady { generation: Some(id), serving, ledger, failure: failure.clone() }, turn);
+        if self.target == Target::Down {
+            return;
+        }
+        if serving.is_some() || self.going_back().is_some() {
+            self.follow_up(turn);
+        } else {
+            self.recover(Some(failure), Duration::ZERO, turn);
+        }
+    }
+
+    /// A restart that was asked for meanwhile.
+    pub(crate) fn follow_up(&mut self, turn: &mut Turn<'_>) {
+        if std::mem::take(&mut self.again) {
+            self.restart(turn);
+        }
+    }
+
+    /// Nobody serves and nobody is about to: starts the next one, now or later, or gives up.
+    pub(crate) fn recover(&mut self, failure: Option<&Failure>, served: Duration, turn: &mut Turn<'_>) {
+        let status = match failure {
+            None => self.last_exit.map(|(_, status)| status),
+            Some(Failure::Died { status, .. }) => Some(*status),
+            Some(Failure::Exec(_)) if !self.was_ready => {
+                // It never ran: trying again would run nothing again.
+                return self.end(turn);
+            }
+            Some(_) => None,
+        };
+        if std::mem::take(&mut self.again) {
+            self.account(None, true, turn);
+            self.begin_again(turn);
+            return;
+        }
+        if let Some(Failure::Died { refused, .. }) = failure {
+            let taken: BTreeMap<SocketAddr, bool> = refused
+                .iter()
+                .filter(|(address, errno)| *errno == EADDRINUSE && !self.tried.contains(address))
+                .map(|(address, _)| (*address, false))
+                .collect();
+            if !taken.is_empty() {
+                // A taken port is no failure of the service: it waits, and burns no retry.
+                self.tried.extend(taken.keys());
+                return self.hold(taken, turn);
+            }
+        }
+        let again = match self.config.restart {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => status != Some(ExitStatus::Exited(0)),
+            RestartPolicy::Never => false,
+        };
+        if !again {
+            return self.end(turn);
+        }
+        let wait = self.backoff.after_run(served);
+        if wait.is_zero() {
+            self.spawn(turn);
+            return;
+        }
+        self.plan = Plan::BackOff { until: turn.now.plus(wait) };
+        self.say(What::BackingOff { wait, failures: self.backoff.failures() }, turn);
+    }
+
+    /// Somebody asked for a start while none serves.
+    fn begin_again(&mut self, turn: &mut Turn<'_>) {
+        self.backoff.reset();
+        self.tried.clear();
+        self.spawn(turn);
+    }
+
+    /// Replace the running generation.
+    pub(crate) fn restart(&mut self, turn: &mut Turn<'_>) {
+        if self.target == Target::Down {
+            return self.start(turn);
+        }
+        if let Some(id) = self.incoming().filter(|_| self.serving().is_none())
+            && matches!(self.generations[&id].phase, Phase::Starting { deadline: None, .. })
+        {
+            // It is overdue, and nobody is better off if it goes on.
+            self.again = true;
+            return self.fail_start(id, &Failure::Superseded, turn);
+        }
+        if self.is_changing() {
+            if !std::mem::replace(&mut self.again, true) {
+                self.say(What::RestartQueued, turn);
+            }
+            return;
+        }
+        if let Some(serving) = self.serving() {
+            self.account(Some(serving), true, turn);
+            return self.replace(serving, turn);
+        }
+        match self.plan {
+            Plan::Rest | Plan::BackOff { .. } => {
+                self.account(None, true, turn);
+                self.begin_again(turn);
+            }
+            // Held: it starts as soon as it can, which is all that a restart could do.
+            Plan::Hold { .. } | Plan::Park | Plan::Succeed { .. } => {}
+        }
+    }
+
+    fn replace(&mut self, serving: GenerationId, turn: &mut Turn<'_>) {
+        let trapped = matches!(self.generations[&serving].trap, Trap::Active);
+        if self.config.overlap && trapped {
+            self.spawn(turn);
+        } else if trapped {
+            self.plan = Plan::Park;
+            turn.effect(Effect::Park { service: self.config.name.clone() });
+        } else {
+            // Its sockets are not in our hands: it has to go before the next can bind.
+            self.say(What::HandingOver { from: serving, parked: false }, turn);
+            self.plan = Plan::Succeed { after: serving };
+            self.stop_generation(serving, StopReason::HandingOver, turn);
+        }
+    }
+
+    pub(crate) fn parked(&mut self, turn: &mut Turn<'_>) {
+        if self.plan != Plan::Park {
+            return;
+        }
+        for listener in self.listeners.values_mut().filter(|listener| listener.owner.is_some()) {
+            listener.selected = false;
+        }
+        let Some(serving) = self.serving() else {
+            // It crashed meanwhile; its successor finds the parked sockets.
+            self.spawn(turn);
+            return;
+        };
+        let within = self.config.drain.min(PARKED_DRAIN);
+        let deadline = turn.now.plus(within);
+        if let Some(generation) = self.generations.get_mut(&serving) {
+            generation.enter(Phase::Draining { kind: Drain::Parked, deadline, not_before: turn.now, report: None }, turn.now);
+        }
+        self.plan = Plan::Succeed { after: serving };
+        self.say(What::HandingOver { from: serving, parked: true }, turn);
+        turn.effect(Effect::Watch { generation: serving, within });
+    }
+
+    pub(crate) fn park_failed(&mut self, what: String, turn: &mut Turn<'_>) {
+        if self.plan != Plan::Park {
+            return;
+        }
+        self.plan = Plan::Rest;
+        let failure = Failure::Park(what);
+        let serving = self.serving();
+        let ledger = self.open_ledger_mut().map(|ledger| {
+            ledger.outcome = Outcome::NotReady(failure.clone());
+            ledger.id
+        });
+        self.say(What::NotReady { generation: None, serving, ledger, failure }, turn);
+        self.follow_up(turn);
+    }
+
+    /// Stops a generation that failed before it served; its start has failed.
+    pub(crate) fn fail_start(&mut self, id: GenerationId, failure: &Failure, turn: &mut Turn<'_>) {
+        let steered = matches!(self.generations.get(&id).map(|generation| &generation.phase), Some(Phase::Switching(_)));
+        self.stop_generation(id, StopReason::NotReady, turn);
+        if steered {
+            self.keep_serving(turn);
+        }
+        self.start_failed(id, failure, turn);
+    }
+
+    /// The connections were about to go to a generation that failed: they stay where they were.
+    pub(crate) fn keep_serving(&mut self, turn: &mut Turn<'_>) {
+        if let Some(serving) = self.serving() {
+            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: serving });
+        }
+    }
+
+    /// Why it died, with the binds it was refused.
+    pub(crate) fn death(&self, id: GenerationId, status: ExitStatus) -> Failure {
+        let refused = self.generations.get(&id).map(|generation| generation.refused.clone()).unwrap_or_default();
+        Failure::Died { status, refused }
+    }
+
+    /// Its time to become ready is over.
+    pub(crate) fn ready_timeout(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        let listens = self.listeners.values().any(|listener| listener.owner == Some(id));
+        let serving = self.serving().is_some();
+        let after = self.config.ready_timeout;
+        let Some(Generation { phase: Phase::Starting { deadline, last, .. }, .. }) = self.generations.get_mut(&id) else { return };
+        *deadline = None;
+        let failure = Failure::TimedOut { after, listens, last: last.clone() };
+        if serving {
+            self.fail_start(id, &failure, turn);
+        } else {
+            // There is nothing to go back to. To kill a slow starter again and again is the restart loop that we are here to end.
+            self.say(What::Overdue { generation: id, failure }, turn);
+        }
+    }
+}
+
+/// Longest drain of busy connections in a restart without overlap: everybody else waits meanwhile.
+const PARKED_DRAIN: Duration = Duration::from_secs(5);
