@@ -5,11 +5,14 @@
 
 mod catch;
 pub mod client;
+mod exits;
 mod groups;
 pub mod guard;
+mod holds;
 mod keeper;
 mod life;
 pub mod protocol;
+mod serve;
 mod spawn;
 mod state;
 mod steering;

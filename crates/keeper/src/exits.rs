@@ -1,0 +1,201 @@
+//! The ends of processes: statuses that no death of ours loses, and what they mean for listeners.
+
+use crate::groups::HELD_BACKLOG;
+use crate::keeper::{Keeper, Source};
+use crate::protocol::{Event, ExitStatus, GenerationId, ListenerId, Trap};
+use crate::spawn::exit_status;
+use crate::state::Generation;
+use rustix::event::epoll;
+use stayput_kernel::process::{self, Ended};
+use stayput_kernel::table::TableFd;
+use std::collections::BTreeSet;
+
+impl Keeper {
+    pub(crate) fn on_guard_pipe(&mut self) {
+        let mut bytes = [0_u8; 256];
+        let Ok(pipe) = TableFd::from_number(self.life.guard_descriptors().pipe_read) else { return };
+        while let Ok(length) = rustix::io::read(pipe, &mut bytes) {
+            if length == 0 {
+                break;
+            }
+            for byte in &bytes[..length] {
+                let (signal, hangup) = (i32::from(byte & 0x7f), byte & 0x80 != 0);
+                if signal != 0 {
+                    self.state.signals.push((signal, hangup));
+                    self.dirty = true;
+                }
+            }
+        }
+        self.reap();
+        self.pass_signals();
+    }
+
+    /// Signals wait for a daemon that can take them.
+    pub(crate) fn pass_signals(&mut self) {
+        if self.state.daemon.channel.is_some() {
+            for (signal, hangup) in std::mem::take(&mut self.state.signals) {
+                self.tell(Event::Signalled { signal, hangup });
+            }
+            self.dirty = true;
+        }
+    }
+
+    /// Our own children and those that the guard reaped.
+    pub(crate) fn reap(&mut self) {
+        while let Ok(Some((pid, ended))) = process::next_ended() {
+            self.on_exit(pid, ended);
+            self.commit();
+            process::reap(pid);
+        }
+        while let Some((pid, ended)) = self.life.first_exit() {
+            self.on_exit(pid, ended);
+            self.commit();
+            self.life.drop_exit();
+        }
+    }
+
+    pub(crate) fn on_exit(&mut self, pid: i32, ended: Ended) {
+        if pid == self.state.daemon.pid {
+            self.on_daemon_exit();
+            return;
+        }
+        let generation = self.state.generations.iter().find(|generation| generation.pid == pid && generation.exit.is_none());
+        if let Some(id) = generation.map(|generation| generation.id) {
+            self.on_main_exit(id, exit_status(ended));
+        } else {
+            self.look_at_untrapped_trees();
+        }
+    }
+
+    pub(crate) fn on_main_exit(&mut self, id: GenerationId, status: ExitStatus) {
+        self.on_report(id);
+        let Some(generation) = self.state.generation_mut(id) else { return };
+        generation.exit = Some(status);
+        let hung_up = generation.calls.is_none();
+        self.dirty = true;
+        // Whoever else of it may still accept: the queue must be long from now on.
+        for listener in self.state.listeners.iter().filter(|listener| listener.owner == Some(id)) {
+            let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
+        }
+        self.tell(Event::MainExited { generation: id, status });
+        if hung_up {
+            self.look_at_tree(id);
+        } else {
+            self.disown_abandoned(id);
+        }
+    }
+
+    /// The filter's descriptor hung up: no process is left under it.
+    pub(crate) fn on_tree_empty(&mut self, id: GenerationId) {
+        self.reap();
+        let Some(generation) = self.state.generation_mut(id) else { return };
+        if let Some(calls) = generation.calls.take() {
+            self.commit();
+            calls.close();
+        }
+        if self.state.generation(id).is_some_and(|generation| generation.exit.is_some()) {
+            self.tree_is_empty(id);
+        }
+    }
+
+    pub(crate) fn tree_is_empty(&mut self, id: GenerationId) {
+        let Some(generation) = self.state.generation_mut(id).filter(|generation| !generation.tree_empty) else { return };
+        generation.tree_empty = true;
+        self.dirty = true;
+        self.disown(&self.state.listeners_of(id));
+        self.tell(Event::TreeEmpty { generation: id });
+    }
+
+    /// For a generation without a filter the end of its tree is found by looking, whenever one of our children ended.
+    pub(crate) fn look_at_untrapped_trees(&mut self) {
+        let untrapped = |generation: &&Generation| generation.exit.is_some() && !generation.tree_empty && generation.calls.is_none();
+        let ids: Vec<GenerationId> = self.state.generations.iter().filter(untrapped).map(|generation| generation.id).collect();
+        for id in ids {
+            self.look_at_tree(id);
+        }
+    }
+
+    pub(crate) fn look_at_tree(&mut self, id: GenerationId) {
+        let trapped = self.state.generation(id).is_some_and(|generation| generation.trap == Some(Trap::Active));
+        if trapped || self.members(id).is_empty() {
+            self.tree_is_empty(id);
+        }
+    }
+
+    /// Listeners of which no living process of the generation has a copy any more.
+    pub(crate) fn disown_abandoned(&mut self, id: GenerationId) {
+        let members = self.members(id);
+        let mut present = BTreeSet::new();
+        for seen in members {
+            match self.proc.socket_inodes(seen.pid) {
+                Ok(sockets) => present.extend(sockets.into_iter().map(|socket| socket.inode)),
+                Err(error) if error.is_gone() => {}
+                Err(_) => return, // cannot be seen: assume that it has them
+            }
+        }
+        let abandoned: Vec<ListenerId> = self
+            .state
+            .listeners
+            .iter()
+            .filter(|listener| listener.owner == Some(id) && !present.contains(&listener.inode))
+            .map(|listener| listener.id)
+            .collect();
+        self.disown(&abandoned);
+    }
+
+    pub(crate) fn disown(&mut self, listeners: &[ListenerId]) {
+        for id in listeners {
+            if let Some(listener) = self.state.listener_mut(*id) {
+                listener.owner = None;
+                let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
+            }
+            self.dirty = true;
+            self.tell_listener(*id);
+        }
+    }
+
+    /// A child that was forked and not yet written down is found by its cookie; one that is not there was never forked.
+    pub(crate) fn find_lost_children(&mut self) {
+        let lost: Vec<GenerationId> =
+            self.state.generations.iter().filter(|generation| generation.pid == 0).map(|generation| generation.id).collect();
+        for id in lost {
+            let oldest = self.members(id).into_iter().map(|seen| seen.pid).min();
+            let pidfd = oldest.and_then(|pid| process::pidfd(pid).ok());
+            let Some(generation) = self.state.generation_mut(id) else { continue };
+            if let (Some(pid), Some(pidfd)) = (oldest, pidfd) {
+                generation.pid = pid;
+                generation.pidfd = Some(TableFd::keep(pidfd));
+            } else {
+                generation.exit = Some(ExitStatus::Unknown);
+                generation.tree_empty = true;
+            }
+        }
+    }
+
+    /// A main process that is gone and whose status died with our predecessor.
+    pub(crate) fn find_lost_exits(&mut self) {
+        let gone = |generation: &Generation| generation.exit.is_none() && generation.pid != 0 && self.proc.stat(generation.pid).is_err();
+        let gone: Vec<GenerationId> =
+            self.state.generations.iter().filter(|generation| gone(generation)).map(|generation| generation.id).collect();
+        for id in gone {
+            self.on_main_exit(id, ExitStatus::Unknown);
+        }
+        // Children of a guard that died belong to somebody else now: only their descriptors tell us of their end.
+        let ours = [self.life.guard_pid(), self.life.keeper_pid()];
+        for generation in self.state.generations.iter().filter(|generation| generation.exit.is_none()) {
+            let stray = self.proc.stat(generation.pid).is_ok_and(|stat| !ours.contains(&stat.ppid));
+            if let (true, Some(pidfd)) = (stray, generation.pidfd) {
+                self.watch(Source::Stray(generation.id), pidfd);
+            }
+        }
+    }
+
+    pub(crate) fn on_stray_exit(&mut self, id: GenerationId) {
+        if let Some(pidfd) = self.state.generation(id).and_then(|generation| generation.pidfd) {
+            let _ = epoll::delete(&self.epoll, pidfd);
+        }
+        if self.state.generation(id).is_some_and(|generation| generation.exit.is_none()) {
+            self.on_main_exit(id, ExitStatus::Unknown);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Ports that are held for a service before it has them, now or as soon as a stranger lets go.
+
+use crate::groups::{HELD_BACKLOG, Newcomer};
+use crate::keeper::{Keeper, Source};
+use crate::protocol::{Event, Origin, WaitingHold};
+use rustix::io::Errno;
+use stayput_kernel::sock_diag::DestroyEvents;
+use stayput_kernel::socket::{self, Key};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+impl Keeper {
+    /// Holds a port, now or when it is released.
+    pub(crate) fn hold(&mut self, service: String, address: SocketAddr) {
+        let same = |hold: &WaitingHold| hold.service == service && hold.address == address;
+        let held = self
+            .state
+            .listeners
+            .iter()
+            .any(|listener| listener.service == service && listener.key.address == address && listener.origin == Origin::Held);
+        if held {
+            self.tell(Event::Held { service, address });
+        } else if !self.state.waiting.iter().any(same) {
+            self.state.waiting.push(WaitingHold { service, address });
+            self.dirty = true;
+            self.subscribe();
+            self.try_holds();
+            let waits = self.state.waiting.last().cloned();
+            if let Some(hold) = waits.filter(|_| !self.state.waiting.is_empty()) {
+                self.tell(Event::HoldWaits { service: hold.service, address: hold.address, errno: Errno::ADDRINUSE.raw_os_error() });
+            }
+        }
+    }
+
+    /// Before the first try, so that no release falls between the try and the waiting.
+    pub(crate) fn subscribe(&mut self) {
+        if self.releases.is_none()
+            && let Ok(releases) = DestroyEvents::subscribe(true, false)
+        {
+            self.watch(Source::PortReleases, &releases);
+            self.releases = Some(releases);
+        }
+    }
+
+    pub(crate) fn on_port_release(&mut self) {
+        let ports: BTreeSet<u16> = self.state.waiting.iter().map(|hold| hold.address.port()).collect();
+        let mut ours = false;
+        if let Some(releases) = &mut self.releases {
+            let complete = releases.drain(|socket| ours |= ports.contains(&socket.local.port()));
+            ours |= !matches!(complete, Ok(true));
+        }
+        if ours {
+            self.try_holds();
+        }
+    }
+
+    pub(crate) fn try_holds(&mut self) {
+        for hold in self.state.waiting.clone() {
+            match self.try_hold(&hold.service, hold.address) {
+                Ok(()) => {
+                    self.state.waiting.retain(|waiting| *waiting != hold);
+                    self.dirty = true;
+                    self.tell(Event::Held { service: hold.service, address: hold.address });
+                }
+                Err(Errno::ADDRINUSE) => {}
+                Err(error) => {
+                    self.state.waiting.retain(|waiting| *waiting != hold);
+                    self.dirty = true;
+                    self.tell(Event::HoldWaits { service: hold.service, address: hold.address, errno: error.raw_os_error() });
+                }
+            }
+        }
+        if self.state.waiting.is_empty() {
+            self.releases = None; // dropping it takes it out of the epoll
+        } else {
+            self.subscribe();
+        }
+    }
+
+    pub(crate) fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {
+        let key = Key::new(address, false);
+        // Without SO_REUSEPORT first: sharing with a stranger is not holding.
+        drop(socket::bound(&key, false)?);
+        let socket = socket::bound(&key, true)?;
+        let backlog = HELD_BACKLOG;
+        self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog }).map(|_| ())
+    }
+}
