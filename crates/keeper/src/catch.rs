@@ -4,13 +4,14 @@
 //! is not held anyhow, so a process that changes its memory meanwhile gains nothing. What is bound is bound with the rights of
 //! the keeper: the service's own, since both have one user.
 
+use crate::errand;
 use crate::groups::Newcomer;
 use crate::keeper::Keeper;
 use crate::protocol::{Event, GenerationId, ListenerId, Origin};
 use rustix::io::Errno;
+use stayput_kernel::process;
 use stayput_kernel::seccomp::{self, Answer, Call, Notification};
 use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
-use stayput_kernel::{memory, process};
 use std::os::fd::OwnedFd;
 
 /// Whether a call is answered for the first time, or was begun by a keeper that died.
@@ -62,7 +63,7 @@ impl Keeper {
         let number = i32::try_from(notification.arguments[0]).map_err(|_| Errno::BADF)?;
         let process = if notification.tid == main { main } else { self.proc.status(notification.tid).map_err(|_| Errno::SRCH)?.tgid };
         let pidfd = process::pidfd(process)?;
-        let socket = process::duplicate(&pidfd, number)?;
+        let socket = errand::duplicate(self.life, &pidfd, number)?;
         Ok((socket::is_tcp(&socket)? && socket::same_network(&socket)).then_some((socket, process)))
     }
 
@@ -71,7 +72,7 @@ impl Keeper {
         let mut buffer = [0_u8; ADDRESS_MAX];
         let length = usize::try_from(call.arguments[2] as u32).unwrap_or(usize::MAX);
         let Some(buffer) = buffer.get_mut(..length) else { return Ok(Answer::Error(Errno::INVAL)) };
-        if memory::read_process(process, call.arguments[1], buffer)? < length {
+        if errand::read(self.life, process, call.arguments[1], buffer)? < length {
             return Ok(Answer::Error(Errno::FAULT));
         }
         let calls = self.state.generation(generation).and_then(|generation| generation.calls).ok_or(Errno::SRCH)?;

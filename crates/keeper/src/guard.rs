@@ -2,10 +2,11 @@
 //! the keeper again when it dies. It allocates and parses next to nothing. If the guard is the one that is killed, the keeper
 //! becomes the guard and starts a keeper.
 
+use crate::errand;
 use crate::keeper::{self, Outcome};
 use crate::life::{GuardDescriptors, Life};
 use crate::state::{Daemon, State};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use stayput_kernel::table::TableFd;
 use stayput_kernel::{clock, process};
@@ -83,6 +84,7 @@ struct Guard {
     life: Life,
     signals: TableFd,
     pipe_write: TableFd,
+    errand_wake: TableFd,
     keeper: i32,
 }
 
@@ -92,10 +94,17 @@ impl Guard {
         let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (read, write) = rustix::pipe::pipe_with(flags)?;
         let (pipe_read, pipe_write) = (TableFd::keep(read), TableFd::keep(write));
-        let descriptors =
-            GuardDescriptors { signals: signals.as_raw_fd(), pipe_write: pipe_write.as_raw_fd(), pipe_read: pipe_read.as_raw_fd() };
+        let event = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(TableFd::keep);
+        let (errand_wake, errand_done) = (event()?, event()?);
+        let descriptors = GuardDescriptors {
+            signals: signals.as_raw_fd(),
+            pipe_write: pipe_write.as_raw_fd(),
+            pipe_read: pipe_read.as_raw_fd(),
+            errand_wake: errand_wake.as_raw_fd(),
+            errand_done: errand_done.as_raw_fd(),
+        };
         life.set_guard(rustix::process::getpid().as_raw_nonzero().get(), descriptors);
-        Ok(Self { life, signals, pipe_write, keeper: 0 })
+        Ok(Self { life, signals, pipe_write, errand_wake, keeper: 0 })
     }
 
     /// Starts a keeper. In the clone this returns only when the guard is gone.
@@ -118,10 +127,13 @@ impl Guard {
             return Ok(promoted);
         }
         loop {
-            let mut sources = [PollFd::new(&self.signals, PollFlags::IN)];
+            let mut sources = [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.errand_wake, PollFlags::IN)];
             match poll(&mut sources, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
+            }
+            if sources[1].revents().contains(PollFlags::IN) {
+                errand::serve(self.life);
             }
             while let Some((signal, sender)) = process::next_signal(self.signals)? {
                 if signal == rustix::process::Signal::CHILD.as_raw() {

@@ -148,9 +148,8 @@ impl Keeper {
 
     /// Takes up what a predecessor left, or starts from nothing: both are the same steps.
     fn take_over(&mut self) {
-        let guard = self.life.guard_descriptors();
         let mut known = self.state.descriptors();
-        known.extend([guard.signals, guard.pipe_read, guard.pipe_write]);
+        known.extend(self.life.guard_descriptors().all());
         known.extend([self.epoll.as_raw_fd(), self.children.as_raw_fd(), self.guard.as_raw_fd()]);
         known.insert(std::os::fd::AsFd::as_fd(&self.proc).as_raw_fd());
         if self.life.keeper_deaths() > 0 {

@@ -5,6 +5,7 @@
 
 mod catch;
 pub mod client;
+mod errand;
 mod exits;
 mod groups;
 pub mod guard;

@@ -3,11 +3,13 @@
 //! It holds the keeper's last committed [`State`], the notification that is being answered, the exit statuses that the guard
 //! reaped, and a few numbers. There are no locks: each word has one writer, and a state becomes valid by one store.
 
+use crate::errand::Errand;
 use crate::state::State;
 use rustix::io::Errno;
 use stayput_kernel::memory::SharedRegion;
 use stayput_kernel::process::Ended;
 use stayput_kernel::seccomp;
+use stayput_kernel::socket::ADDRESS_MAX;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +26,12 @@ const RING_HEAD: usize = 80;
 const RING_TAIL: usize = 88;
 const INBOX_GENERATION: usize = 96;
 const INBOX: usize = 128;
+const ERRAND_WAKE: usize = 256;
+const ERRAND_DONE: usize = 264;
+const ERRAND_KIND: usize = 272;
+const ERRAND_ARGUMENTS: [usize; 3] = [280, 288, 296];
+const ERRAND_RESULT: usize = 304;
+const ERRAND_DATA: usize = 320;
 const RING: usize = 4096;
 const RING_ENTRIES: u64 = 4096;
 const SLOTS: [usize; 2] = [131_072, 131_072 + SLOT_SIZE];
@@ -42,6 +50,14 @@ pub(crate) struct GuardDescriptors {
     pub(crate) signals: RawFd,
     pub(crate) pipe_write: RawFd,
     pub(crate) pipe_read: RawFd,
+    pub(crate) errand_wake: RawFd,
+    pub(crate) errand_done: RawFd,
+}
+
+impl GuardDescriptors {
+    pub(crate) fn all(self) -> [RawFd; 5] {
+        [self.signals, self.pipe_write, self.pipe_read, self.errand_wake, self.errand_done]
+    }
 }
 
 impl Life {
@@ -65,6 +81,8 @@ impl Life {
         self.set(GUARD_SIGNALS, descriptors.signals as u64);
         self.set(PIPE_WRITE, descriptors.pipe_write as u64);
         self.set(PIPE_READ, descriptors.pipe_read as u64);
+        self.set(ERRAND_WAKE, descriptors.errand_wake as u64);
+        self.set(ERRAND_DONE, descriptors.errand_done as u64);
         self.set(GUARD_PID, pid as u64);
     }
 
@@ -73,6 +91,8 @@ impl Life {
             signals: self.get(GUARD_SIGNALS) as RawFd,
             pipe_write: self.get(PIPE_WRITE) as RawFd,
             pipe_read: self.get(PIPE_READ) as RawFd,
+            errand_wake: self.get(ERRAND_WAKE) as RawFd,
+            errand_done: self.get(ERRAND_DONE) as RawFd,
         }
     }
 
@@ -155,6 +175,48 @@ impl Life {
         self.region.word(RING_TAIL).fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Keeper only: what the guard shall do.
+    pub(crate) fn put_errand(self, errand: Errand) {
+        let (kind, arguments) = match errand {
+            Errand::Duplicate { pidfd, number } => (1, [pidfd as u64, number as u64, 0]),
+            Errand::Read { pid, address, length } => (2, [pid as u64, address, length as u64]),
+        };
+        for (offset, argument) in ERRAND_ARGUMENTS.into_iter().zip(arguments) {
+            self.set(offset, argument);
+        }
+        self.set(ERRAND_KIND, kind);
+    }
+
+    /// Guard only.
+    pub(crate) fn errand(self) -> Option<Errand> {
+        let [first, second, third] = ERRAND_ARGUMENTS.map(|offset| self.get(offset));
+        match self.get(ERRAND_KIND) {
+            1 => Some(Errand::Duplicate { pidfd: first as i32, number: second as i32 }),
+            2 => Some(Errand::Read { pid: first as i32, address: second, length: third as usize }),
+            _ => None,
+        }
+    }
+
+    /// Guard only: a number that is not negative, or an error.
+    pub(crate) fn put_errand_result(self, result: Result<i32, Errno>) {
+        self.set(ERRAND_RESULT, result.unwrap_or_else(|error| -error.raw_os_error()) as u64);
+    }
+
+    pub(crate) fn errand_result(self) -> Result<i32, Errno> {
+        match self.get(ERRAND_RESULT) as i32 {
+            number if number >= 0 => Ok(number),
+            number => Err(Errno::from_raw_os_error(-number)),
+        }
+    }
+
+    pub(crate) fn put_errand_data(self, data: &[u8]) {
+        self.region.write(ERRAND_DATA, data);
+    }
+
+    pub(crate) fn errand_data(self, length: usize) -> Vec<u8> {
+        self.region.read(ERRAND_DATA, length.min(ADDRESS_MAX))
+    }
+
     /// Where a notification is received into, so that a successor finds it.
     pub(crate) fn inbox(self) -> (SharedRegion, usize) {
         (self.region, INBOX)
@@ -166,7 +228,9 @@ impl Life {
     }
 }
 
-const _: () = assert!(INBOX + seccomp::INBOX_SIZE <= RING && RING + RING_ENTRIES as usize * 16 <= SLOTS[0]);
+const _: () = assert!(
+    INBOX + seccomp::INBOX_SIZE <= ERRAND_WAKE && ERRAND_DATA + ADDRESS_MAX <= RING && RING + RING_ENTRIES as usize * 16 <= SLOTS[0]
+);
 
 /// Why a state could not be written down.
 #[derive(Debug)]

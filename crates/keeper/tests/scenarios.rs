@@ -425,9 +425,33 @@ while True:
     assert_eq!(brain.look().listeners.len(), 1);
 }
 
+/// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
+fn guard_does_errands(brain: &mut Brain, host: &str) {
+    use std::io::BufRead;
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-e", "trace=pidfd_getfd,process_vm_readv", "-e", "inject=pidfd_getfd,process_vm_readv:error=EPERM"])
+        .args(["-p", &brain.dump.keeper_pid.to_string()])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("strace is needed (Debian package strace)");
+    let tracer = format!("TracerPid:\t{}", strace.id());
+    let deadline = Instant::now() + DEADLINE;
+    while !std::fs::read_to_string(format!("/proc/{}/status", brain.dump.keeper_pid)).expect("status").contains(&tracer) {
+        assert!(Instant::now() < deadline, "strace did not attach");
+    }
+    let address = free_address(host);
+    brain.serve(1, address);
+    assert_eq!(brain.listening(1).origin, Origin::Adopted);
+    assert_eq!(answer(address), "1");
+    strace.kill().expect("kill");
+    let said = std::io::BufReader::new(strace.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.filter(|line| line.contains("EPERM") && line.contains("INJECTED")).count() >= 3, "the keeper itself was refused");
+    strace.wait().expect("wait");
+}
+
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 13] = [
+const SCENARIOS: [Scenario; 14] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -436,6 +460,7 @@ const SCENARIOS: [Scenario; 13] = [
     ("taken", taken, "127.0.0.1"),
     ("keeper-killed", keeper_killed, "127.0.0.1"),
     ("guard-killed", guard_killed, "127.0.0.1"),
+    ("guard-does-errands", guard_does_errands, "127.0.0.1"),
     ("parked", parked, "127.0.0.1"),
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
