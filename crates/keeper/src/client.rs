@@ -106,7 +106,7 @@ pub(crate) fn receive<In: serde::de::DeserializeOwned>(socket: impl AsFd, take: 
     if take == Take::Look {
         flags |= RecvFlags::PEEK;
     }
-    let received = rustix::io::retry_on_intr(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
+    let received = retry_after_reset(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
     let length = match received {
         Ok(message) if message.bytes == 0 => return Err(ChannelError::Closed),
         Ok(message) => message.bytes,
