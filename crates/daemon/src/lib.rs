@@ -1,1 +1,45 @@
 //! The brain of stayput: readiness, handover, drain, logs and control.
+//!
+//! [`run`] is the whole of it. One thread turns what happens into events for the [`stayput_model::World`] and what the world wants
+//! into requests to the keeper and small tasks. It holds no socket of a service and may die at any moment: the keeper starts
+//! it again with all that it needs.
+
+mod connections;
+mod console;
+mod control;
+mod drain;
+mod link;
+mod logs;
+mod perform;
+mod reactor;
+mod readiness;
+mod say;
+mod status;
+mod translate;
+mod watch;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+/// SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTSTP: they reach a whole terminal at once, and the keeper tells us of those that are meant for us.
+const IGNORED: [i32; 5] = [1, 2, 3, 13, 20];
+
+/// Runs until the keeper hangs up or the instance ends. `channel` is our end of the keeper's socket, `control` the listening
+/// control socket.
+pub fn run(channel: OwnedFd, control: OwnedFd) -> ExitCode {
+    stayput_kernel::process::ignore(&IGNORED);
+    let console = console::Console::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let result = match runtime {
+        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, reactor::run(channel, control, &console)),
+        Err(error) => Err(reactor::Failure::Setup("epoll_create1", error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console.line(&format!("[{}] ! stayput's daemon ends: {failure}", stayput_kernel::clock::local_hms()));
+            console.flush(std::time::Duration::from_secs(1));
+            ExitCode::from(111)
+        }
+    }
+}

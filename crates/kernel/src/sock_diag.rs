@@ -121,6 +121,10 @@ impl States {
     pub const UNCONNECTED: Self = Self(1 << 7);
     /// Connected.
     pub const ESTABLISHED: Self = Self(1 << 1);
+    /// The peer closed; the process has not.
+    pub const CLOSE_WAIT: Self = Self(1 << 8);
+    /// The handshake is under way (`TCP_SYN_RECV`; the kernel adds `TCP_NEW_SYN_RECV` by itself).
+    pub const HALF_OPEN: Self = Self(1 << 3);
     /// Orphans and the closed: sockets that may have no process any more.
     pub const CLOSING: Self = Self(1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11);
     /// Every state, [`States::BOUND_ONLY`] included.

@@ -18,6 +18,7 @@ mod sim;
 
 use crate::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
 use crate::event::{Effect, Event, ExitStatus, GenerationId, StopWay};
+use crate::ledger::LedgerId;
 use crate::mono::Mono;
 use crate::service::{Service, Target, Turn};
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,11 @@ impl World {
     /// The service of a generation.
     pub fn service_of(&self, generation: GenerationId) -> Option<&Service> {
         self.services.values().find(|service| service.generations.contains_key(&generation))
+    }
+
+    /// The number that the next restart will have.
+    pub fn next_ledger_id(&self) -> LedgerId {
+        LedgerId(self.next_ledger + 1)
     }
 
     /// The instance is about to end.

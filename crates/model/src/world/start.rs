@@ -366,6 +366,7 @@ impl Service {
     /// Replace the running generation.
     pub(crate) fn restart(&mut self, turn: &mut Turn<'_>) {
         if self.target == Target::Down {
+            self.account(None, true, turn);
             return self.start(turn);
         }
         if let Some(id) = self.incoming().filter(|_| self.serving().is_none())

@@ -1,0 +1,295 @@
+//! Who has which connections: sock_diag for the sockets, `/proc/PID/fd` for the generation that owns them.
+//!
+//! A connection belongs to the generation in whose process tree its inode is open. What belongs to nobody that we can see counts as
+//! the generation's that is asked about: a drain rather waits too long than cuts a connection that it did not see.
+
+use rustix::process::getpid;
+use stayput_kernel::procfs::Proc;
+use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State, States};
+use stayput_model::event::DrainReport;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+
+/// A connection that has been quiet for so long may be an idle keep-alive one.
+const QUIET_MS: u32 = 5_000;
+
+/// What is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Question {
+    /// The generation whose connections are wanted.
+    pub(crate) generation: u64,
+    /// Where the service listens.
+    pub(crate) addresses: BTreeSet<SocketAddr>,
+    /// Inodes of the generation's own listeners.
+    pub(crate) listeners: BTreeSet<u32>,
+    /// Main processes of all generations of the service.
+    pub(crate) roots: BTreeMap<i32, u64>,
+    /// The guard: whoever lost its parent is its child.
+    pub(crate) guard: i32,
+    /// Name of the instance.
+    pub(crate) instance: String,
+}
+
+/// The eyes: a netlink socket, `/proc`, and what was found out about inodes so far.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    diag: SockDiag,
+    proc: Proc,
+    owners: HashMap<u32, u64>,
+}
+
+impl Observer {
+    /// Opens both sources.
+    pub(crate) fn open() -> Result<Self, String> {
+        let diag = SockDiag::open().map_err(|error| error.to_string())?;
+        let proc = Proc::open().map_err(|error| error.to_string())?;
+        Ok(Self { diag, proc, owners: HashMap::new() })
+    }
+
+    /// Counts the generation's connections. With `half_open`, connections whose handshake is under way count as queued: nobody can say
+    /// for which listener of the port.
+    pub(crate) fn look(&mut self, question: &Question, half_open: bool) -> Result<DrainReport, String> {
+        let mut report = DrainReport::default();
+        let mut open: Vec<Socket> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for address in &question.addresses {
+            if !seen.insert((address.is_ipv4(), address.port())) {
+                continue;
+            }
+            let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+            let states = States::LISTEN | States::ESTABLISHED | States::CLOSE_WAIT | States::HALF_OPEN;
+            let query = Query::new(family, Protocol::Tcp, states).port(address.port()).with_tcp_info();
+            let each = |socket: Socket| match socket.state {
+                State::Listen => {
+                    if question.listeners.contains(&socket.inode) {
+                        report.queued += socket.rqueue;
+                    }
+                }
+                State::Established | State::CloseWait => {
+                    // Without an inode it waits in an accept queue, and is counted there.
+                    if socket.inode != 0 && question.is_ours(&socket) {
+                        open.push(socket);
+                    }
+                }
+                _ => {
+                    if half_open && question.is_ours(&socket) {
+                        report.queued += 1;
+                    }
+                }
+            };
+            self.diag.each(&query, each).map_err(|error| error.to_string())?;
+        }
+        self.attribute(question, &open);
+        for socket in &open {
+            if self.owners.get(&socket.inode).is_none_or(|owner| *owner == question.generation) {
+                count(socket, &mut report);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Looks for the owners of sockets that are new to us.
+    fn attribute(&mut self, question: &Question, open: &[Socket]) {
+        let inodes: BTreeSet<u32> = open.iter().map(|socket| socket.inode).collect();
+        self.owners.retain(|inode, _| inodes.contains(inode));
+        if inodes.iter().all(|inode| self.owners.contains_key(inode)) {
+            return;
+        }
+        for (pid, generation) in self.trees(question) {
+            // A process that ended meanwhile, or that we may not read, has nothing to say.
+            // Threads share their descriptors but for rare exceptions, and there may be hundreds: the main one speaks for all.
+            let Ok(scan) = self.proc.scan_fds(pid) else { continue };
+            let owners = &mut self.owners;
+            let _ = scan.sockets(|socket| {
+                if inodes.contains(&socket.inode) {
+                    owners.insert(socket.inode, generation);
+                }
+            });
+        }
+    }
+
+    /// Every process of the service's generations: descendants of their main processes, and what lost its parent and carries our
+    /// variables in its environment.
+    fn trees(&self, question: &Question) -> Vec<(i32, u64)> {
+        let Ok(pids) = self.proc.pids() else { return Vec::new() };
+        let parents: HashMap<i32, i32> = pids.into_iter().filter_map(|pid| self.proc.stat(pid).ok().map(|stat| (pid, stat.ppid))).collect();
+        let me = getpid().as_raw_nonzero().get();
+        let mut found = Vec::new();
+        for pid in parents.keys().copied() {
+            let mut at = pid;
+            loop {
+                if let Some(generation) = question.roots.get(&at) {
+                    found.push((pid, *generation));
+                    break;
+                }
+                match parents.get(&at) {
+                    Some(parent) if *parent == question.guard && at != me => {
+                        found.extend(self.named(pid, question).map(|generation| (pid, generation)));
+                        break;
+                    }
+                    Some(parent) if *parent > 1 && *parent != at => at = *parent,
+                    _ => break,
+                }
+            }
+        }
+        found
+    }
+
+    /// The generation that a process names in its environment.
+    fn named(&self, pid: i32, question: &Question) -> Option<u64> {
+        let environ = self.proc.environ(pid).ok()?;
+        let value = |name: &str| {
+            environ.iter().find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec))
+        };
+        if value("STAYPUT_INSTANCE")? != question.instance.as_bytes() {
+            return None;
+        }
+        std::str::from_utf8(&value("STAYPUT_GENERATION")?).ok()?.parse().ok()
+    }
+
+    /// Whether the connection from `peer` to `listener` was accepted: its server side has an inode. `None`: there is no such connection.
+    pub(crate) fn is_accepted(&mut self, listener: SocketAddr, peer: SocketAddr) -> Result<Option<bool>, String> {
+        let family = if listener.is_ipv4() { Family::V4 } else { Family::V6 };
+        let query = Query::new(family, Protocol::Tcp, States::ESTABLISHED | States::CLOSE_WAIT).port(listener.port());
+        let mut accepted = None;
+        let each = |socket: Socket| {
+            if socket.remote == peer {
+                accepted = Some(socket.inode != 0);
+            }
+        };
+        self.diag.each(&query, each).map_err(|error| error.to_string())?;
+        Ok(accepted)
+    }
+
+    /// Connections that wait in each of these listeners.
+    pub(crate) fn queues(&mut self, listeners: &BTreeMap<u32, SocketAddr>) -> Result<BTreeMap<u32, u32>, String> {
+        let ports: BTreeSet<(bool, u16)> = listeners.values().map(|address| (address.is_ipv4(), address.port())).collect();
+        let mut queues = BTreeMap::new();
+        for (v4, port) in ports {
+            let family = if v4 { Family::V4 } else { Family::V6 };
+            let query = Query::new(family, Protocol::Tcp, States::LISTEN).port(port);
+            let each = |socket: Socket| {
+                if listeners.contains_key(&socket.inode) {
+                    queues.insert(socket.inode, socket.rqueue);
+                }
+            };
+            self.diag.each(&query, each).map_err(|error| error.to_string())?;
+        }
+        Ok(queues)
+    }
+
+    /// Who listens there, as a phrase: "pid 991 nginx (LISTEN 0.0.0.0:80, inode 4711)".
+    pub(crate) fn holder(&mut self, address: SocketAddr) -> Option<String> {
+        let mut listening: Option<(SocketAddr, u32)> = None;
+        for family in Family::ALL {
+            let query = Query::new(family, Protocol::Tcp, States::LISTEN).port(address.port());
+            let each = |socket: Socket| {
+                if listening.is_none() || socket.local.ip() == address.ip() {
+                    listening = Some((socket.local, socket.inode));
+                }
+            };
+            self.diag.each(&query, each).ok()?;
+        }
+        let (local, inode) = listening?;
+        let evidence = format!("LISTEN {local}, inode {inode}");
+        let owner = self.proc.pids().ok()?.into_iter().find(|pid| {
+            let mut has = false;
+            if let Ok(scan) = self.proc.scan_fds(*pid) {
+                let _ = scan.sockets(|socket| has |= socket.inode == inode);
+            }
+            has
+        });
+        Some(match owner {
+            Some(pid) => {
+                let comm = self.proc.comm(pid).map(|comm| stayput_model::text::printable_bytes(comm.as_bytes())).unwrap_or_default();
+                format!("pid {pid} {comm} ({evidence})")
+            }
+            None => format!("a process that we may not look at ({evidence})"),
+        })
+    }
+}
+
+impl Question {
+    /// It is a connection to one of the service's addresses.
+    fn is_ours(&self, socket: &Socket) -> bool {
+        self.addresses.iter().any(|address| {
+            address.port() == socket.local.port() && (address.ip().is_unspecified() || same_ip(address.ip(), socket.local.ip()))
+        })
+    }
+}
+
+/// Equal, an IPv4 address in IPv6 clothes included.
+fn same_ip(one: IpAddr, other: IpAddr) -> bool {
+    one.to_canonical() == other.to_canonical()
+}
+
+fn count(socket: &Socket, report: &mut DrainReport) {
+    report.open += 1;
+    let pending = socket.rqueue > 0 || socket.wqueue > 0;
+    let Some(info) = socket.tcp_info else {
+        report.busy += 1;
+        return;
+    };
+    let client_spoke_last = info.last_data_recv_ms < info.last_data_sent_ms;
+    let quiet = info.last_data_recv_ms.min(info.last_data_sent_ms) >= QUIET_MS;
+    if pending || client_spoke_last {
+        report.busy += 1;
+    } else if quiet {
+        report.idle += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    fn inode(socket: impl AsFd) -> u32 {
+        u32::try_from(rustix::fs::fstat(socket).unwrap().st_ino).unwrap()
+    }
+
+    fn question(listener: &TcpListener) -> Question {
+        let me = getpid().as_raw_nonzero().get();
+        Question {
+            generation: 7,
+            addresses: BTreeSet::from([listener.local_addr().unwrap()]),
+            listeners: BTreeSet::from([inode(listener)]),
+            roots: BTreeMap::from([(me, 7)]),
+            guard: 1,
+            instance: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn queued_open_busy_and_foreign_connections_are_told_apart() {
+        let mut observer = Observer::open().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = client.local_addr().unwrap();
+        let mut question = question(&listener);
+        assert_eq!(observer.look(&question, true), Ok(DrainReport { queued: 1, ..DrainReport::default() }));
+        assert_eq!(observer.is_accepted(question.addresses.first().copied().unwrap(), peer), Ok(Some(false)));
+        let (_server, _) = listener.accept().unwrap();
+        assert_eq!(observer.is_accepted(question.addresses.first().copied().unwrap(), peer), Ok(Some(true)));
+        assert_eq!(observer.look(&question, true), Ok(DrainReport { open: 1, ..DrainReport::default() }));
+        client.write_all(b"GET").unwrap();
+        assert_eq!(observer.look(&question, true), Ok(DrainReport { open: 1, busy: 1, ..DrainReport::default() }));
+        // The same process tree is another generation's now: its connection is no longer ours.
+        question.generation = 8;
+        assert_eq!(observer.look(&question, true), Ok(DrainReport::default()));
+        let listeners = BTreeMap::from([(inode(&listener), listener.local_addr().unwrap())]);
+        assert_eq!(observer.queues(&listeners), Ok(BTreeMap::from([(inode(&listener), 0)])));
+    }
+
+    #[test]
+    fn the_holder_of_a_port_is_named() {
+        let mut observer = Observer::open().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let phrase = observer.holder(listener.local_addr().unwrap()).unwrap();
+        assert!(phrase.starts_with(&format!("pid {} ", getpid().as_raw_nonzero())), "{phrase}");
+        assert!(phrase.contains(&format!("inode {}", inode(&listener))), "{phrase}");
+    }
+}

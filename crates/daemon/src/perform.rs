@@ -1,0 +1,197 @@
+//! What the world wants, done: requests to the keeper, tasks, lines.
+
+use crate::control;
+use crate::drain;
+use crate::link::Asked;
+use crate::logs::Sink;
+use crate::reactor::Reactor;
+use crate::readiness::{self, Check, Probe};
+use crate::say;
+use crate::translate::{self, to_keeper};
+use stayput_keeper::protocol::{Request, Scope};
+use stayput_model::config::Readiness;
+use stayput_model::event::{Effect, Event, GenerationId};
+use stayput_model::notice::{Notice, What};
+use stayput_model::service::Service;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long the end waits for the last output and the last answers.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+impl Reactor {
+    /// Does it, and returns what is known at once.
+    pub(crate) fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Hold { service, address } => {
+                self.link.ask(Request::Hold { service: service.clone(), address }, Asked::Hold(service, address));
+            }
+            Effect::Spawn { service, generation } => {
+                let config = &self.world.services.get(&service)?.config;
+                let spec = translate::spawn_spec(config, generation);
+                self.link.ask(Request::Spawn(Box::new(spec)), Asked::Spawn(to_keeper(generation)));
+            }
+            Effect::Steer { service, generation } => {
+                let generation = to_keeper(generation);
+                self.link.ask(Request::Steer { service, generation }, Asked::Steer(generation));
+            }
+            Effect::Park { service } => self.link.ask(Request::Park { service: service.clone() }, Asked::Park(service)),
+            // ESRCH is the usual failure: it is gone already, and that is told on its own.
+            Effect::Signal { generation, signal, scope } => {
+                let request = Request::Signal { generation: to_keeper(generation), signal, scope: translate::scope(scope) };
+                self.link.ask(request, Asked::Whatever);
+            }
+            Effect::Release { generation } => {
+                self.link.ask(Request::Release { generation: to_keeper(generation) }, Asked::Release(to_keeper(generation)));
+            }
+            Effect::ReleaseService { service } => {
+                self.link.ask(Request::ReleaseService { service }, Asked::Other("the ports could not be released"));
+            }
+            Effect::Forget { generation } => self.forget(generation),
+            Effect::Probe { generation } => self.probe(generation),
+            Effect::StopProbe { generation } => self.stop_probe(generation),
+            Effect::Snapshot { from, to } => {
+                let question = self.question(from)?;
+                // At once, not in a task: the count is of this moment.
+                let old = self.observer.as_mut().and_then(|observer| observer.look(&question, true).ok());
+                return Some(Event::Snapshot { to, old });
+            }
+            Effect::Watch { generation, within } => {
+                let question = self.question(generation)?;
+                let task = tokio::task::spawn_local(drain::watch(question, within, self.to.clone()));
+                if let Some(before) = self.watches.insert(generation, task.abort_handle()) {
+                    before.abort();
+                }
+            }
+            Effect::StopWatch { generation } => {
+                if let Some(task) = self.watches.remove(&generation) {
+                    task.abort();
+                }
+            }
+            Effect::Say(notice) => self.say(&notice),
+            Effect::Exit { status } => self.exit(status),
+        }
+        None
+    }
+
+    fn forget(&mut self, generation: GenerationId) {
+        self.stop_probe(generation);
+        if let Some(task) = self.watches.remove(&generation) {
+            task.abort();
+        }
+        if let Some(output) = self.outputs.get(&generation)
+            && let Some(notify) = &output.notify
+        {
+            notify.abort();
+        }
+        // The readers end by themselves at the end of the stream; the last lines of the newest few stay for those who ask.
+        while self.outputs.len() > KEPT_OUTPUTS {
+            let Some(oldest) = self.outputs.keys().copied().find(|id| self.world.service_of(*id).is_none()) else { break };
+            self.outputs.remove(&oldest);
+        }
+        self.link.ask(Request::Forget { generation: to_keeper(generation) }, Asked::Whatever);
+    }
+
+    /// Starts the readiness check (anew), with the listeners of now.
+    fn probe(&mut self, generation: GenerationId) {
+        let Some(service) = self.world.service_of(generation) else { return };
+        let check = match &service.config.readiness {
+            Readiness::Accept => Check::Accept,
+            Readiness::Http { path, host } => Check::Http { path: path.clone(), host: host.clone() },
+            // They say it by themselves: notify and output are read anyway.
+            Readiness::Notify | Readiness::Log { .. } => return,
+        };
+        let listeners: Vec<_> = service
+            .listeners
+            .values()
+            .filter(|listener| listener.owner == Some(generation))
+            .map(|listener| (listener.address, listener.selected))
+            .collect();
+        if let Some(before) = self.probes.remove(&generation) {
+            before.abort();
+        }
+        if listeners.is_empty() {
+            return;
+        }
+        let probe = Probe { generation: to_keeper(generation), listeners, check };
+        let task = tokio::task::spawn_local(readiness::run(probe, Rc::clone(&self.link), self.to.clone()));
+        self.probes.insert(generation, task.abort_handle());
+    }
+
+    fn stop_probe(&mut self, generation: GenerationId) {
+        if let Some(task) = self.probes.remove(&generation) {
+            task.abort();
+            let request = Request::Route { generation: to_keeper(generation), source_port: None };
+            self.link.ask(request, Asked::Whatever);
+        }
+    }
+
+    fn say(&mut self, notice: &Notice) {
+        let more = match &notice.what {
+            What::PortTaken { address } => self.observer.as_mut().and_then(|observer| observer.holder(*address)),
+            _ => None,
+        };
+        let more = more.map_or_else(String::new, |holder| format!(" by {holder}"));
+        if let Some(line) = say::notice(notice, &more, self.world.report) {
+            self.console.line(&line);
+        }
+        self.answer_waiters(notice, &more);
+    }
+
+    /// Passes a signal on to the generations that serve.
+    pub(crate) fn forward(&mut self, signal: i32) {
+        for generation in self.world.services.values().filter_map(Service::serving) {
+            let request = Request::Signal { generation: to_keeper(generation), signal, scope: Scope::Main };
+            self.link.ask(request, Asked::Other("the signal could not be passed on"));
+        }
+    }
+
+    /// Where the output of a generation goes, and whether its notifications matter.
+    pub(crate) fn sink(&self, service: &Service, generation: GenerationId) -> (Sink, bool) {
+        let ready = match &service.config.readiness {
+            Readiness::Log { pattern } => match regex_lite::Regex::new(pattern) {
+                Ok(pattern) => Some(Rc::new(pattern)),
+                Err(error) => {
+                    self.tell(
+                        &service.config.name,
+                        say::Mark::Trouble,
+                        &format!("its readiness pattern is no regular expression: {error}"),
+                    );
+                    None
+                }
+            },
+            Readiness::Accept | Readiness::Http { .. } | Readiness::Notify => None,
+        };
+        let sink = Sink {
+            service: service.config.name.clone(),
+            generation,
+            style: self.world.report,
+            console: self.console.clone(),
+            recent: Rc::default(),
+            ready,
+            to: self.to.clone(),
+        };
+        (sink, matches!(service.config.readiness, Readiness::Notify))
+    }
+
+    /// Ends the instance, after the last output and the last answers.
+    fn exit(&mut self, status: u8) {
+        let readers: Vec<_> = std::mem::take(&mut self.outputs).into_values().flat_map(|output| output.readers).collect();
+        let (link, console, unwritten) = (Rc::clone(&self.link), self.console.clone(), Rc::clone(&self.unwritten));
+        tokio::task::spawn_local(async move {
+            let last_words = async {
+                for reader in readers {
+                    // One that panicked has nothing left to say.
+                    let _ = reader.await;
+                }
+                control::written(&unwritten).await;
+            };
+            let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+            console.flush(LAST_WORDS);
+            link.ask(Request::Exit { status }, Asked::Other("the instance could not be ended"));
+        });
+    }
+}
+
+/// Outputs kept of generations that are gone.
+const KEPT_OUTPUTS: usize = 8;

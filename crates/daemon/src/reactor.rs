@@ -1,0 +1,338 @@
+//! The one place where everything meets: it owns the world, waits for whatever happens next, and carries out what the world wants.
+
+use crate::connections::{Observer, Question};
+use crate::console::Console;
+use crate::control;
+use crate::link::{Asked, Incoming, Link};
+use crate::logs::Recent;
+use crate::say::{self, Mark};
+use crate::translate::{self, Meaning};
+use stayput_keeper::client::ChannelError;
+use stayput_keeper::protocol::{DescriptorKind, Dump, Reply, Request};
+use stayput_model::blob::BlobError;
+use stayput_model::event::{Effect, Event, GenerationId};
+use stayput_model::{Blob, Mono, World};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// Why the daemon cannot go on.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// This call failed at the start.
+    Setup(&'static str, io::Error),
+    /// The keeper keeps what we cannot read.
+    Blob(BlobError),
+    /// The keeper's socket failed.
+    Channel(ChannelError),
+    /// The keeper answered something else.
+    Protocol(&'static str),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Setup(call, error) => write!(f, "{call}: {error}"),
+            Self::Blob(error) => error.fmt(f),
+            Self::Channel(error) => error.fmt(f),
+            Self::Protocol(what) => f.write_str(what),
+        }
+    }
+}
+
+/// What tasks tell the reactor.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something happened.
+    World(Event),
+    /// Somebody asks over the control socket.
+    Control(stayput_wire::Request, control::Answers),
+}
+
+/// What does not change while this daemon lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) instance: String,
+    pub(crate) guard: i32,
+    pub(crate) keeper: i32,
+    pub(crate) keeper_deaths: u32,
+    pub(crate) daemon_deaths: u32,
+}
+
+/// The output of a generation and who reads it.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) recent: Rc<RefCell<Recent>>,
+    pub(crate) readers: Vec<JoinHandle<()>>,
+    pub(crate) notify: Option<AbortHandle>,
+}
+
+/// Everything that the daemon has.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    pub(crate) world: World,
+    pub(crate) link: Rc<Link>,
+    pub(crate) console: Console,
+    pub(crate) identity: Identity,
+    pub(crate) to: UnboundedSender<Message>,
+    pub(crate) observer: Option<Observer>,
+    pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
+    pub(crate) watches: BTreeMap<GenerationId, AbortHandle>,
+    pub(crate) outputs: BTreeMap<GenerationId, Output>,
+    pub(crate) waiters: Vec<control::Waiter>,
+    /// Answers that are not written to their sockets yet.
+    pub(crate) unwritten: Rc<Cell<usize>>,
+    blob: Vec<u8>,
+    pending: VecDeque<Event>,
+}
+
+/// The time.
+pub(crate) fn now() -> Mono {
+    Mono(stayput_kernel::clock::monotonic_ns())
+}
+
+/// Runs until the keeper is gone.
+pub(crate) async fn run(channel: OwnedFd, control: OwnedFd, console: &Console) -> Result<(), Failure> {
+    let link = Rc::new(Link::new(channel).map_err(|error| Failure::Setup("the keeper's socket", error))?);
+    let listener = control::listener(control).map_err(|error| Failure::Setup("the control socket", error))?;
+    let Some(dump) = first_dump(&link).await? else { return Ok(()) };
+    let (to, mut from) = unbounded_channel();
+    let mut reactor = Reactor::start(link, console.clone(), to, dump)?;
+    tokio::task::spawn_local(control::listen(listener, reactor.identity.clone(), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
+    reactor.serve(&mut from).await
+}
+
+/// The keeper's facts, before anything else: events that come earlier are in them. `None`: it hung up.
+async fn first_dump(link: &Link) -> Result<Option<Dump>, Failure> {
+    link.ask(Request::Dump, Asked::Dump);
+    loop {
+        let incoming = tokio::select! {
+            incoming = link.next() => incoming,
+            error = link.drive() => Err(error),
+        };
+        match incoming {
+            Ok(Incoming::Reply(Asked::Dump, Reply::Dump(dump), _)) => return Ok(Some(*dump)),
+            Ok(Incoming::Reply(..)) => return Err(Failure::Protocol("the keeper did not answer with its facts")),
+            Ok(Incoming::Event(_) | Incoming::Nothing) => {}
+            Err(ChannelError::Closed) => return Ok(None),
+            Err(error) => return Err(Failure::Channel(error)),
+        }
+    }
+}
+
+impl Reactor {
+    fn start(link: Rc<Link>, console: Console, to: UnboundedSender<Message>, mut dump: Dump) -> Result<Self, Failure> {
+        let blob = std::mem::take(&mut dump.blob);
+        let (world, fresh) = match Blob::decode(&blob).map_err(Failure::Blob)? {
+            // Services that failed for one reason retry at different times: the seed is theirs alone.
+            Blob::Start(config) => (World::new(config, now().0 ^ u64::from(dump.guard_pid.unsigned_abs())), true),
+            Blob::State(world) => (*world, false),
+        };
+        let identity = Identity {
+            instance: dump.instance.clone(),
+            guard: dump.guard_pid,
+            keeper: dump.keeper_pid,
+            keeper_deaths: dump.keeper_deaths,
+            daemon_deaths: dump.daemon_deaths,
+        };
+        let mut reactor = Self {
+            world,
+            link,
+            console,
+            identity,
+            to,
+            observer: Observer::open().ok(),
+            probes: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            waiters: Vec::new(),
+            unwritten: Rc::default(),
+            blob,
+            pending: VecDeque::new(),
+        };
+        if fresh {
+            let names: Vec<String> = reactor.world.services.keys().cloned().collect();
+            for service in names {
+                reactor.step(Event::Start { service });
+            }
+        } else {
+            reactor.carry_on(dump);
+        }
+        Ok(reactor)
+    }
+
+    /// A daemon before this one died.
+    fn carry_on(&mut self, dump: Dump) {
+        let deaths = dump.daemon_deaths;
+        for generation in &dump.generations {
+            self.link.ask(Request::Fetch { generation: generation.id }, Asked::Fetch(generation.id));
+        }
+        let effects = self.world.reconcile(&translate::facts(dump), now());
+        let names: Vec<String> = self.world.services.keys().cloned().collect();
+        for service in names {
+            let text = format!("stayput's daemon was started again (its death number {deaths}); services and ports were not touched");
+            self.tell(&service, Mark::Plain, &text);
+        }
+        self.carry_out(effects);
+        self.work_off();
+    }
+
+    async fn serve(&mut self, from: &mut UnboundedReceiver<Message>) -> Result<(), Failure> {
+        let link = Rc::clone(&self.link);
+        loop {
+            let wake = async {
+                match self.world.next_deadline() {
+                    Some(deadline) => tokio::time::sleep(deadline.since(now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                incoming = link.next() => match incoming {
+                    Ok(incoming) => self.incoming(incoming),
+                    Err(ChannelError::Closed) => return Ok(()),
+                    Err(error) => return Err(Failure::Channel(error)),
+                },
+                error = link.drive() => match error {
+                    ChannelError::Closed => return Ok(()),
+                    error => return Err(Failure::Channel(error)),
+                },
+                Some(message) = from.recv() => self.message(message),
+                () = wake => self.step(Event::Tick),
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::World(event) => self.step(event),
+            Message::Control(request, answers) => self.asked(request, answers),
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Nothing => {}
+            Incoming::Event(event) => match translate::event(event) {
+                Meaning::World(event) => self.step(event),
+                Meaning::RestartAll => {
+                    let names: Vec<String> = self.world.services.keys().cloned().collect();
+                    for service in names {
+                        self.step(Event::Restart { service });
+                    }
+                }
+                Meaning::Forward(signal) => self.forward(signal),
+                Meaning::Stranger { service, address, inode } => {
+                    let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
+                    self.tell(&service, Mark::Trouble, &text);
+                }
+            },
+            Incoming::Reply(asked, reply, descriptors) => self.replied(asked, reply, descriptors),
+        }
+    }
+
+    fn replied(&mut self, asked: Asked, reply: Reply, descriptors: Vec<OwnedFd>) {
+        let failed = match &reply {
+            Reply::Failed { what, errno: 0 } => Some(what.clone()),
+            Reply::Failed { what, errno } => Some(format!("{what}: {}", io::Error::from_raw_os_error(*errno))),
+            Reply::Done | Reply::Dump(_) | Reply::Spawned { .. } | Reply::Output { .. } | Reply::Released { .. } => None,
+        };
+        let event = match (asked, reply, failed) {
+            (Asked::Spawn(generation), Reply::Spawned { pid, descriptors: kinds }, _) => {
+                let generation = translate::from_keeper(generation);
+                self.attach(generation, kinds, descriptors);
+                Event::Spawned { generation, pid }
+            }
+            (Asked::Spawn(generation), _, failed) => {
+                Event::SpawnFailed { generation: translate::from_keeper(generation), what: failed.unwrap_or_default() }
+            }
+            (Asked::Fetch(generation), Reply::Output { descriptors: kinds }, _) => {
+                return self.attach(translate::from_keeper(generation), kinds, descriptors);
+            }
+            (Asked::Steer(generation), Reply::Done, _) => Event::Steered { generation: translate::from_keeper(generation) },
+            (Asked::Steer(generation), _, failed) => {
+                Event::SteerFailed { generation: translate::from_keeper(generation), what: failed.unwrap_or_default() }
+            }
+            (Asked::Park(service), Reply::Done, _) => Event::Parked { service },
+            (Asked::Park(service), _, failed) => Event::ParkFailed { service, what: failed.unwrap_or_default() },
+            (Asked::Release(generation), Reply::Released { queued }, _) => {
+                Event::Released { generation: translate::from_keeper(generation), queued: Some(queued) }
+            }
+            (Asked::Release(generation), ..) => Event::Released { generation: translate::from_keeper(generation), queued: None },
+            (Asked::Hold(service, address), Reply::Failed { errno, .. }, _) => Event::HoldWaits { service, address, errno },
+            (Asked::Other(what), _, Some(failed)) => {
+                let service = self.world.name.clone();
+                return self.tell(&service, Mark::Trouble, &format!("{what}: {failed}"));
+            }
+            (Asked::Dump | Asked::Fetch(_) | Asked::Hold(..) | Asked::Other(_) | Asked::Whatever, ..) => return,
+        };
+        self.step(event);
+    }
+
+    /// Tells the world, and does what it wants.
+    pub(crate) fn step(&mut self, event: Event) {
+        self.pending.push_back(event);
+        self.work_off();
+    }
+
+    fn work_off(&mut self) {
+        while let Some(event) = self.pending.pop_front() {
+            let effects = self.world.step(event, now());
+            self.carry_out(effects);
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        // The state first, on the same wire: whatever of the effects a crash leaves undone, the next daemon knows that it was meant.
+        let blob = Blob::State(Box::new(self.world.clone())).encode();
+        if blob != self.blob {
+            self.link.ask(Request::SetBlob(blob.clone()), Asked::Other("the state could not be kept"));
+            self.blob = blob;
+        }
+        for effect in effects {
+            let known = self.perform(effect);
+            self.pending.extend(known);
+        }
+    }
+
+    /// Writes a sentence of our own.
+    pub(crate) fn tell(&self, service: &str, mark: Mark, text: &str) {
+        self.console.line(&say::line(service, mark, text, self.world.report));
+    }
+
+    /// Reads what a generation writes.
+    fn attach(&mut self, generation: GenerationId, kinds: Vec<DescriptorKind>, descriptors: Vec<OwnedFd>) {
+        let Some(service) = self.world.service_of(generation) else { return };
+        let (sink, notifies) = self.sink(service, generation);
+        let mut output = Output { recent: Rc::clone(&sink.recent), readers: Vec::new(), notify: None };
+        for (kind, descriptor) in kinds.into_iter().zip(descriptors) {
+            match kind {
+                DescriptorKind::Output | DescriptorKind::Error => {
+                    output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
+                }
+                DescriptorKind::Notify => {
+                    let task = crate::logs::read_notifications(descriptor, generation, notifies, self.to.clone());
+                    output.notify = Some(tokio::task::spawn_local(task).abort_handle());
+                }
+            }
+        }
+        self.outputs.insert(generation, output);
+    }
+
+    /// What is to be asked about a generation's connections.
+    pub(crate) fn question(&self, generation: GenerationId) -> Option<Question> {
+        let service = self.world.service_of(generation)?;
+        let roots = service.generations.values().filter_map(|other| Some((other.main.pid()?, other.id.0))).collect();
+        Some(Question {
+            generation: generation.0,
+            addresses: service.listeners.values().map(|listener| listener.address).collect(),
+            listeners: service.listeners_of(generation).map(|listener| listener.inode).collect(),
+            roots,
+            guard: self.identity.guard,
+            instance: self.identity.instance.clone(),
+        })
+    }
+}

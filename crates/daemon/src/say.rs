@@ -1,0 +1,287 @@
+//! Notices in words, for the console and for replies. Every sentence names the fact behind it.
+
+use stayput_model::config::ReportStyle;
+use stayput_model::event::{DrainReport, ExitStatus};
+use stayput_model::ledger::Failure;
+use stayput_model::notice::{Notice, StopReason, What};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// How a sentence begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// `✓`
+    Good,
+    /// `!`
+    Trouble,
+    /// `INFO`
+    Plain,
+}
+
+impl Mark {
+    fn text(self, style: ReportStyle) -> &'static str {
+        match (self, style) {
+            (Self::Good, ReportStyle::Colour) => "\u{1b}[32m✓\u{1b}[0m",
+            (Self::Trouble, ReportStyle::Colour) => "\u{1b}[33m!\u{1b}[0m",
+            (Self::Good, _) => "✓",
+            (Self::Trouble, _) => "!",
+            (Self::Plain, _) => "INFO",
+        }
+    }
+}
+
+/// A line for the console.
+pub(crate) fn line(service: &str, mark: Mark, text: &str, style: ReportStyle) -> String {
+    let time = stayput_kernel::clock::local_hms();
+    match style {
+        ReportStyle::Plain | ReportStyle::Colour => format!("[{time}] [{service}] {} {text}", mark.text(style)),
+        ReportStyle::Json => serde_json::json!({ "time": time, "service": service, "event": "message", "message": text }).to_string(),
+    }
+}
+
+/// A notice as a line for the console. `more` is appended to its words.
+pub(crate) fn notice(notice: &Notice, more: &str, style: ReportStyle) -> Option<String> {
+    let (mark, mut text) = words(&notice.what)?;
+    text.push_str(more);
+    Some(match style {
+        ReportStyle::Plain | ReportStyle::Colour => line(&notice.service, mark, &text, style),
+        ReportStyle::Json => json(notice, &text).to_string(),
+    })
+}
+
+fn json(notice: &Notice, text: &str) -> serde_json::Value {
+    let mut line = serde_json::json!({
+        "time": stayput_kernel::clock::local_hms(), "service": notice.service, "message": text,
+    });
+    // The model's enum is `"Name"` or `{"Name": {fields}}`: the name becomes the event, the fields stand beside it.
+    let (name, fields) = match serde_json::to_value(&notice.what) {
+        Ok(serde_json::Value::Object(what)) => what.into_iter().next().unwrap_or_default(),
+        Ok(serde_json::Value::String(name)) => (name, serde_json::Value::Null),
+        Ok(_) | Err(_) => Default::default(),
+    };
+    if let Some(line) = line.as_object_mut() {
+        line.insert("event".to_owned(), kebab(&name).into());
+        if let serde_json::Value::Object(fields) = fields {
+            for (name, value) in fields {
+                let (name, value) = milliseconds(name, value);
+                line.insert(name, value);
+            }
+        }
+    }
+    line
+}
+
+/// serde writes a duration as `{"secs", "nanos"}`; people count in milliseconds.
+fn milliseconds(name: String, value: serde_json::Value) -> (String, serde_json::Value) {
+    let parts = value.get("secs").and_then(serde_json::Value::as_u64).zip(value.get("nanos").and_then(serde_json::Value::as_u64));
+    match parts {
+        Some((seconds, nanos)) => (format!("{name}_ms"), (seconds * 1000 + nanos / 1_000_000).into()),
+        None => (name, value),
+    }
+}
+
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(character.to_ascii_lowercase());
+    }
+    out
+}
+
+/// The words; `None`: nothing that a person needs to read.
+pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
+    use Mark::{Good, Plain, Trouble};
+    Some(match what {
+        What::Spawned { generation, pid, from: None, .. } => (Plain, format!("generation {generation} started (pid {pid})")),
+        What::Spawned { generation, pid, from: Some(from), .. } => {
+            (Plain, format!("generation {generation} started (pid {pid}); generation {from} has the connections until it is ready"))
+        }
+        What::Untrapped { errno, .. } => (
+            Trouble,
+            format!("its binds cannot be caught (seccomp: {}): its ports are not held, a restart refuses connections", error(*errno)),
+        ),
+        What::Listening { pid, address, inode, selected, .. } => {
+            let pid = pid.map_or_else(|| "pid not known yet".to_owned(), |pid| format!("pid {pid}"));
+            let muted = if *selected { "" } else { "; no connections yet" };
+            (Good, format!("listening on {address} ({pid}, inode {inode}){muted}"))
+        }
+        What::BindRefused { generation, address, errno } => {
+            (Trouble, format!("generation {generation} was refused {address}: {}", error(*errno)))
+        }
+        What::Held { address } => (Good, format!("{address} is held; connections wait")),
+        What::PortTaken { address } => (Trouble, format!("waiting for {address}: it is taken")),
+        What::HoldRefused { address, errno } => (Trouble, format!("{address} cannot be held: {}", error(*errno))),
+        What::Ready { generation, after, evidence } => {
+            (Good, format!("generation {generation} is ready after {}: {evidence}", span(*after)))
+        }
+        What::Overdue { generation, failure } => {
+            (Trouble, format!("generation {generation} is {}; it is left running, for nothing else could serve", reason(failure)))
+        }
+        What::Switched { from: None, to, .. } => (Good, format!("generation {to} has the connections")),
+        What::Switched { from: Some(from), to, soak, took, .. } => {
+            let took = took.map_or_else(String::new, |took| format!(" after {}", span(took)));
+            let soak = if soak.is_zero() { String::new() } else { format!("; generation {from} stays {} as the way back", span(*soak)) };
+            (Good, format!("generation {to} has all new connections{took}{soak}"))
+        }
+        What::Counted { from, old: Some(old), .. } => {
+            (Plain, format!("generation {from} finishes {} open and {} queued connections", old.open, old.queued))
+        }
+        What::Counted { from, old: None, .. } => (Plain, format!("generation {from} finishes its connections (not measured)")),
+        What::Settled { ledger: None, .. } => return None,
+        What::Settled { generation, .. } => (Good, format!("generation {generation} has passed its probation")),
+        What::NotReady { generation, serving, failure, .. } => {
+            let who = generation.map_or_else(|| "the restart".to_owned(), |generation| format!("generation {generation}"));
+            let rest = serving.map_or_else(String::new, |serving| format!("; generation {serving} goes on, untouched"));
+            (Trouble, format!("{who} failed: {}{rest}", reason(failure)))
+        }
+        What::RollingBack { from, to, failure } => {
+            (Trouble, format!("generation {from} failed on probation: {}; the connections go back to generation {to}", reason(failure)))
+        }
+        What::RolledBack { to, .. } => (Good, format!("generation {to} has all new connections again")),
+        What::Crashed { generation, status, served } => {
+            (Trouble, format!("generation {generation} {} after serving for {}", ended(*status), span(*served)))
+        }
+        What::WentToBackground { generation } => {
+            (Plain, format!("the main process of generation {generation} ended with status 0, and its children go on: it is a daemon"))
+        }
+        What::BackingOff { wait, failures } => (Plain, format!("the next start is in {} ({failures} failed in a row)", span(*wait))),
+        What::HandingOver { from, parked: true } => (Plain, format!("generation {from} finishes; new connections wait for its successor")),
+        What::HandingOver { from, parked: false } => {
+            (Trouble, format!("generation {from} has to stop first; its ports are not held, so new connections are refused meanwhile"))
+        }
+        What::RestartQueued => (Plain, "another restart follows when this one is decided".to_owned()),
+        What::StopSignal { generation, signal, grace, why, left } => {
+            let name = signal_name(*signal);
+            let why = stop_reason(*why);
+            let left = left.map_or_else(String::new, |left| format!(", {}", remaining(left)));
+            (Plain, format!("SIG{name} sent to generation {generation} ({why}{left}); it has {} to end", span(*grace)))
+        }
+        What::Killed { generation, grace } => {
+            (Trouble, format!("SIGKILL sent to all that is left of generation {generation} after {}", span(*grace)))
+        }
+        What::Gone { generation, status, stopped } => {
+            let how = if *stopped { "as asked" } else { "by itself" };
+            (Plain, format!("no process of generation {generation} is left; its main process {}, {how}", ended(*status)))
+        }
+        What::Lost { generation, count } => {
+            (Trouble, format!("{count} connections that waited in the queue of generation {generation} are lost"))
+        }
+        What::HoldOver { after } => {
+            (Trouble, format!("nobody has accepted for {}: the ports are released, connections are refused from now on", span(*after)))
+        }
+        What::SteerFailed { generation, what } => {
+            (Trouble, format!("new connections could not be steered to generation {generation}: {what}"))
+        }
+        What::Ended { status } => {
+            let how = status.map_or_else(|| "it never ran".to_owned(), |status| format!("its main process {}", ended(status)));
+            (Trouble, format!("it is over: {how}, and it is not started again"))
+        }
+        What::Stopped { status } => {
+            let how = status.map_or_else(String::new, |status| format!("; its main process {}", ended(status)));
+            (Good, format!("stopped: no process of it is left{how}"))
+        }
+    })
+}
+
+fn remaining(left: DrainReport) -> String {
+    format!("{} connections open, {} of them idle", left.open, left.idle)
+}
+
+fn stop_reason(why: StopReason) -> &'static str {
+    match why {
+        StopReason::Stop => "stop",
+        StopReason::Drained => "drained",
+        StopReason::DrainDeadline => "the drain's time is over",
+        StopReason::TooMany => "too many generations drain",
+        StopReason::NotReady => "not ready",
+        StopReason::Failed => "failed on probation",
+        StopReason::HandingOver => "its successor waits for it",
+        StopReason::Leftover => "left over",
+    }
+}
+
+/// Why a generation failed, without a full stop.
+pub(crate) fn reason(failure: &Failure) -> String {
+    match failure {
+        Failure::Spawn(what) => format!("it could not be forked: {what}"),
+        Failure::Exec(failure) => format!("its command did not run: {}: {}", failure.stage, error(failure.errno)),
+        Failure::Died { status, refused } => {
+            let mut text = format!("its main process {}", ended(*status));
+            for (address, errno) in refused {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "; it was refused {address}: {}", error(*errno));
+            }
+            text
+        }
+        Failure::TimedOut { after, listens, last } => {
+            let listens = if *listens { "" } else { ", and listens nowhere" };
+            let last = last.as_ref().map_or_else(String::new, |last| format!(": {last}"));
+            format!("not ready within {}{listens}{last}", span(*after))
+        }
+        Failure::Steer(what) => format!("connections could not be steered to it: {what}"),
+        Failure::Park(what) => format!("new connections could not be made to wait: {what}"),
+        Failure::Superseded => "a newer restart took its place".to_owned(),
+    }
+}
+
+/// "exited with status 0", "was ended by signal TERM".
+pub(crate) fn ended(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Exited(status) => format!("exited with status {status}"),
+        ExitStatus::Signalled(signal) => format!("was ended by signal {}", signal_name(signal)),
+        ExitStatus::Unknown => "ended, nobody can say how".to_owned(),
+    }
+}
+
+fn error(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+fn span(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    if ms < 1000 { format!("{ms} ms") } else { format!("{:.1} s", duration.as_secs_f64()) }
+}
+
+/// Signal name without `SIG` (signal(7), the numbers of x86 and ARM).
+pub(crate) fn signal_name(signal: i32) -> String {
+    const NAMES: [&str; 32] = [
+        "0", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT",
+        "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    usize::try_from(signal).ok().and_then(|n| NAMES.get(n)).map_or_else(|| signal.to_string(), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stayput_model::event::GenerationId;
+
+    #[test]
+    fn json_lines_say_the_same_and_more() {
+        let what = What::Ready { generation: GenerationId(4), after: Duration::from_millis(310), evidence: "e".to_owned() };
+        let line = super::notice(&Notice { service: "web".to_owned(), what }, "", ReportStyle::Json).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["event"], "ready");
+        assert_eq!(value["generation"], 4);
+        assert_eq!(value["after_ms"], 310);
+        assert_eq!(value["message"], "generation 4 is ready after 310 ms: e");
+        let line = super::notice(&Notice { service: "web".to_owned(), what: What::RestartQueued }, "", ReportStyle::Json).unwrap();
+        assert!(line.contains("\"restart-queued\""), "{line}");
+    }
+
+    #[test]
+    fn the_listening_line_has_the_shape_that_people_know() {
+        let what = What::Listening {
+            generation: GenerationId(1),
+            pid: Some(24376),
+            address: "0.0.0.0:5000".parse().unwrap(),
+            inode: 48213,
+            selected: true,
+        };
+        let line = super::notice(&Notice { service: "web".to_owned(), what }, "", ReportStyle::Plain).unwrap();
+        assert!(line.ends_with("] [web] ✓ listening on 0.0.0.0:5000 (pid 24376, inode 48213)"), "{line}");
+    }
+}

@@ -1,0 +1,155 @@
+//! The keeper's words in the model's, and back. Values only.
+
+use stayput_keeper::protocol as keeper;
+use stayput_model::config::{OutputKind, Readiness, ServiceConfig};
+use stayput_model::event::{Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin, Scope, StopWay};
+use stayput_model::reconcile::{Facts, GenerationFacts};
+
+/// `SIGHUP`, `SIGUSR1`, `SIGUSR2`.
+const HUP: i32 = 1;
+const USR1: i32 = 10;
+const USR2: i32 = 12;
+
+pub(crate) fn to_keeper(generation: GenerationId) -> keeper::GenerationId {
+    keeper::GenerationId(generation.0)
+}
+
+pub(crate) fn from_keeper(generation: keeper::GenerationId) -> GenerationId {
+    GenerationId(generation.0)
+}
+
+pub(crate) fn scope(scope: Scope) -> keeper::Scope {
+    match scope {
+        Scope::Main => keeper::Scope::Main,
+        Scope::Tree => keeper::Scope::Tree,
+    }
+}
+
+pub(crate) fn spawn_spec(config: &ServiceConfig, generation: GenerationId) -> keeper::SpawnSpec {
+    keeper::SpawnSpec {
+        service: config.name.clone(),
+        generation: to_keeper(generation),
+        argv: config.argv.clone(),
+        env: config.env.clone(),
+        cwd: config.cwd.clone(),
+        output: match config.output {
+            OutputKind::Pipes => keeper::OutputKind::Pipes,
+            OutputKind::Pty { rows, columns } => keeper::OutputKind::Pty { rows, columns },
+        },
+        notify: matches!(config.readiness, Readiness::Notify),
+    }
+}
+
+fn exit_status(status: keeper::ExitStatus) -> ExitStatus {
+    match status {
+        keeper::ExitStatus::Exited(status) => ExitStatus::Exited(status),
+        keeper::ExitStatus::Signalled(signal) => ExitStatus::Signalled(signal),
+        keeper::ExitStatus::Unknown => ExitStatus::Unknown,
+    }
+}
+
+fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
+    let stage = match stage {
+        keeper::ExecStage::Session => "making its session",
+        keeper::ExecStage::Stdio => "setting up its standard streams",
+        keeper::ExecStage::WorkingDirectory => "chdir",
+        keeper::ExecStage::Filter => "installing the seccomp filter",
+        keeper::ExecStage::Exec => "execve",
+    };
+    ExecFailure { stage: stage.to_owned(), errno }
+}
+
+fn untrapped(trap: keeper::Trap) -> Option<i32> {
+    match trap {
+        keeper::Trap::Active => None,
+        keeper::Trap::Unavailable { errno } => Some(errno),
+    }
+}
+
+fn listener(facts: keeper::ListenerFacts) -> ListenerFacts {
+    ListenerFacts {
+        id: ListenerId(facts.id.0),
+        service: facts.service,
+        owner: facts.owner.map(from_keeper),
+        last_owner: facts.last_owner.map(from_keeper),
+        address: facts.address,
+        v6only: facts.v6only,
+        inode: facts.inode,
+        origin: match facts.origin {
+            keeper::Origin::Adopted => Origin::Adopted,
+            keeper::Origin::Swapped => Origin::Swapped,
+            keeper::Origin::Held => Origin::Held,
+        },
+        selected: facts.selected,
+    }
+}
+
+pub(crate) fn facts(dump: keeper::Dump) -> Facts {
+    Facts {
+        generations: dump
+            .generations
+            .into_iter()
+            .map(|fact| GenerationFacts {
+                service: fact.service,
+                id: from_keeper(fact.id),
+                pid: fact.pid,
+                executed: fact.trap.map(untrapped),
+                exec_failed: fact.exec_failed.map(|(stage, errno)| exec_failure(stage, errno)),
+                exit: fact.exit.map(exit_status),
+                tree_empty: fact.tree_empty,
+            })
+            .collect(),
+        listeners: dump.listeners.into_iter().map(listener).collect(),
+        waiting: dump.waiting.into_iter().map(|hold| (hold.service, hold.address)).collect(),
+    }
+}
+
+/// What an event of the keeper means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// For the world.
+    World(Event),
+    /// Restart all services.
+    RestartAll,
+    /// Pass this signal on to the services.
+    Forward(i32),
+    /// Somebody shares a port.
+    Stranger { service: String, address: std::net::SocketAddr, inode: u32 },
+}
+
+pub(crate) fn event(event: keeper::Event) -> Meaning {
+    use keeper::Event as From;
+    Meaning::World(match event {
+        From::Executed { generation, trap } => Event::Executed { generation: from_keeper(generation), untrapped: untrapped(trap) },
+        From::ExecFailed { generation, stage, errno } => {
+            Event::ExecFailed { generation: from_keeper(generation), failure: exec_failure(stage, errno) }
+        }
+        From::Listener(facts) => Event::Listener(listener(facts)),
+        From::ListenerGone { listener } => Event::ListenerGone { listener: ListenerId(listener.0) },
+        From::BindRefused { generation, address, errno } => Event::BindRefused { generation: from_keeper(generation), address, errno },
+        From::Held { service, address } => Event::Held { service, address },
+        From::HoldWaits { service, address, errno } => Event::HoldWaits { service, address, errno },
+        From::MainExited { generation, status } => Event::MainExited { generation: from_keeper(generation), status: exit_status(status) },
+        From::TreeEmpty { generation } => Event::TreeEmpty { generation: from_keeper(generation) },
+        From::Signalled { signal: HUP, hangup: false } => return Meaning::RestartAll,
+        From::Signalled { signal: signal @ (USR1 | USR2), .. } => return Meaning::Forward(signal),
+        From::Signalled { signal, .. } => Event::Shutdown { way: StopWay::Gentle, signal: Some(signal) },
+        From::Stranger { service, address, inode } => return Meaning::Stranger { service, address, inode },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_mean_what_they_mean_to_people() {
+        let signalled = |signal, hangup| event(keeper::Event::Signalled { signal, hangup });
+        assert_eq!(signalled(1, false), Meaning::RestartAll);
+        let stop = |signal| Meaning::World(Event::Shutdown { way: StopWay::Gentle, signal: Some(signal) });
+        assert_eq!(signalled(1, true), stop(1), "the terminal is gone");
+        assert_eq!(signalled(2, false), stop(2));
+        assert_eq!(signalled(15, false), stop(15));
+        assert_eq!(signalled(10, false), Meaning::Forward(10));
+    }
+}
