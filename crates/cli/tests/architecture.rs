@@ -95,3 +95,31 @@ fn the_kernel_crate_alone_has_lints_of_its_own() {
     let workspace = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
     assert!(workspace.contains("unsafe_code = \"deny\""));
 }
+
+#[test]
+fn the_files_that_the_documents_name_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut named = 0;
+    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/LIMITS.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        let paths = text.split('`').skip(1).step_by(2).filter(|code| {
+            code.contains('/') && !code.contains(' ') && std::path::Path::new(code).extension().is_some_and(|kind| kind == "rs")
+        });
+        for path in paths {
+            assert!(root.join(path).exists() || root.join("crates").join(path).exists(), "{document} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 10, "the search for paths is broken: {named}");
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let architecture = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let all = dependencies();
+    let foreign: BTreeSet<&String> = all.values().flatten().filter(|name| !all.contains_key(*name)).collect();
+    for name in foreign {
+        assert!(architecture.contains(&format!("\n| `{name}`")), "ARCHITECTURE.md does not say why {name} is there");
+    }
+}
