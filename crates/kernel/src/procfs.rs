@@ -107,10 +107,10 @@ impl Proc {
     ///
     /// # Errors
     /// It is gone, or hidden.
-    pub fn thread_count(&self, pid: Pid) -> Result<u64, Error> {
+    pub fn thread_count(&self, pid: Pid) -> Result<usize, Error> {
         let stat = statat(&self.root, format!("{pid}/task"), AtFlags::empty()).map_err(|errno| failed(pid, "task", errno))?;
         // Two links are those of any directory.
-        Ok(u64::from(stat.st_nlink).saturating_sub(2))
+        Ok((stat.st_nlink as usize).saturating_sub(2))
     }
 
     /// Who `/proc/PID` belongs to: the effective user, or root for a process that is not dumpable. One cheap call.
