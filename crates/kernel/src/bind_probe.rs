@@ -2,7 +2,8 @@
 //!
 //! Owns a socket for the microseconds of the question. Refuses to take traffic: before it is bound, the socket gets a filter
 //! that drops every packet, so a SYN that arrives meanwhile is lost and sent again one second later, instead of being
-//! answered by nobody. A probe that succeeds holds the port until it is closed: another server's bind in the same
+//! answered by nobody. Where the filter is not allowed (some hardened kernels want CAP_NET_ADMIN for it; MPTCP takes none)
+//! the probe does not listen. A probe that succeeds holds the port until it is closed: another server's bind in the same
 //! microseconds fails. Judging whether that is acceptable is the caller's part.
 
 use std::net::SocketAddr;
@@ -34,6 +35,15 @@ pub struct Attempt {
     pub listen: bool,
 }
 
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Where it ended.
+    pub outcome: Outcome,
+    /// Whether listen() was called: asked for, reached, and made harmless by the filter.
+    pub listened: bool,
+}
+
 /// Where an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -49,7 +59,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The socket could not be made or prepared (family switched off, no MPTCP, fds used up, EPERM for `uid`).
-pub fn attempt(attempt: &Attempt) -> Result<Outcome, Errno> {
+pub fn attempt(attempt: &Attempt) -> Result<Answer, Errno> {
     let family = if attempt.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, protocol) = match attempt.protocol {
         Protocol::Tcp => (SocketType::STREAM, None),
@@ -65,22 +75,15 @@ pub fn attempt(attempt: &Attempt) -> Result<Outcome, Errno> {
     }
     sockopt::set_socket_reuseaddr(&fd, attempt.reuseaddr)?;
     sockopt::set_socket_reuseport(&fd, attempt.reuseport)?;
-    // MPTCP sockets take no filter; nothing is lost but the politeness towards a SYN in these microseconds.
-    if let Err(errno) = drop_all(&fd)
-        && attempt.protocol != Protocol::Mptcp
-    {
-        return Err(errno);
-    }
+    let deaf = drop_all(&fd).is_ok();
     if let Err(errno) = bind(&fd, &attempt.address) {
-        return Ok(Outcome::Bind(errno));
+        return Ok(Answer { outcome: Outcome::Bind(errno), listened: false });
     }
-    if attempt.listen
-        && attempt.protocol != Protocol::Udp
-        && let Err(errno) = listen(&fd, 1)
-    {
-        return Ok(Outcome::Listen(errno));
+    if !attempt.listen || attempt.protocol == Protocol::Udp || !deaf {
+        return Ok(Answer { outcome: Outcome::Works, listened: false });
     }
-    Ok(Outcome::Works)
+    let outcome = listen(&fd, 1).map_or_else(Outcome::Listen, |()| Outcome::Works);
+    Ok(Answer { outcome, listened: true })
 }
 
 /// Attaches the classic BPF program `ret 0` (SO_ATTACH_FILTER, socket(7)): every packet is dropped.
@@ -113,22 +116,26 @@ mod tests {
         Attempt { protocol: Protocol::Tcp, address, reuseaddr: true, reuseport: false, v6only: false, uid: None, listen: true }
     }
 
+    fn outcome(attempt: &Attempt) -> Result<Outcome, Errno> {
+        super::attempt(attempt).map(|answer| answer.outcome)
+    }
+
     #[test]
     fn it_tells_taken_from_free_and_leaves_nothing_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(attempt(&tcp(address)), Ok(Outcome::Bind(Errno::ADDRINUSE)));
+        assert_eq!(outcome(&tcp(address)), Ok(Outcome::Bind(Errno::ADDRINUSE)));
         drop(listener);
-        assert_eq!(attempt(&tcp(address)), Ok(Outcome::Works));
+        assert_eq!(outcome(&tcp(address)), Ok(Outcome::Works));
         let udp = Attempt { protocol: Protocol::Udp, ..tcp(address) };
-        assert_eq!(attempt(&udp), Ok(Outcome::Works));
+        assert_eq!(outcome(&udp), Ok(Outcome::Works));
         let mptcp = Attempt { protocol: Protocol::Mptcp, ..tcp(address) };
-        assert!(matches!(attempt(&mptcp), Ok(Outcome::Works) | Err(_)));
+        assert!(matches!(outcome(&mptcp), Ok(Outcome::Works) | Err(_)));
         TcpListener::bind(address).unwrap();
     }
 
     #[test]
     fn an_address_that_is_not_here_is_named() {
-        assert_eq!(attempt(&tcp("192.0.2.1:0".parse().unwrap())), Ok(Outcome::Bind(Errno::ADDRNOTAVAIL)));
+        assert_eq!(outcome(&tcp("192.0.2.1:0".parse().unwrap())), Ok(Outcome::Bind(Errno::ADDRNOTAVAIL)));
     }
 }

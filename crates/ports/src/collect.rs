@@ -444,7 +444,7 @@ impl Look<'_> {
             listen,
         };
         match bind_probe::attempt(&attempt) {
-            Ok(outcome) => Probe::from_outcome(outcome, listen),
+            Ok(answer) => Probe::from_answer(answer),
             Err(errno) => Probe::Fails { call: "socket", errno },
         }
     }
@@ -486,17 +486,16 @@ impl Look<'_> {
 
     fn unreadable(&self, scan: &Scan, sockets: &[PortSocket]) -> Vec<Unreadable> {
         let mut out = Vec::new();
-        let orphan = |socket: &&PortSocket| socket.inode != 0 && socket.pids.value().is_none();
-        if !scan.denied.is_empty() && sockets.iter().any(|socket| orphan(&socket)) {
-            out.push(Unreadable {
-                what: format!("the open files of {} processes of other users", scan.denied.len()),
-                reason: "that needs root: `sudo` would name the owner".to_owned(),
-            });
-        } else if !scan.denied.is_empty() && sockets.iter().any(|socket| socket.role.holds()) {
-            out.push(Unreadable {
-                what: format!("the open files of {} processes of other users", scan.denied.len()),
-                reason: "root would see whether one of them shares the socket".to_owned(),
-            });
+        let orphan = sockets.iter().any(|socket| socket.inode != 0 && socket.pids.value().is_none());
+        let count = scan.denied.len();
+        if count > 0 && sockets.iter().any(|socket| socket.inode != 0) {
+            let reason = match (self.us.uid, orphan) {
+                (0, _) => "not even this root may look into them (a sandbox, or CAP_SYS_PTRACE is missing)",
+                (_, true) => "`sudo` would name the owner",
+                (_, false) => "`sudo` would show whether one of them shares the socket",
+            };
+            let what = if count == 1 { "the open files of 1 process".to_owned() } else { format!("the open files of {count} processes") };
+            out.push(Unreadable { what, reason: reason.to_owned() });
         }
         if self.options.elsewhere && self.us.uid != 0 {
             out.push(Unreadable {

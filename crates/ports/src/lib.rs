@@ -25,11 +25,14 @@ pub mod collect;
 mod elsewhere;
 pub mod explain;
 pub mod facts;
+pub mod free;
+pub mod listing;
 mod owners;
 pub mod process;
 pub mod scan;
 pub mod spec;
 pub mod verdict;
+pub mod wait;
 
 pub use collect::{Error, Options, Report, inspect};
 pub use verdict::Outcome;

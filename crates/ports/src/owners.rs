@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use stayput_kernel::bind_probe::{self, Attempt, Outcome};
+use stayput_kernel::bind_probe::{self, Answer, Attempt, Outcome};
 use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, State, States};
 
@@ -154,7 +154,7 @@ pub(crate) fn address_error(server: &Server) -> Option<Errno> {
         listen: false,
     };
     match bind_probe::attempt(&attempt) {
-        Ok(Outcome::Bind(errno)) | Err(errno) => Some(errno),
+        Ok(Answer { outcome: Outcome::Bind(errno), .. }) | Err(errno) => Some(errno),
         Ok(_) => None,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use serde::{Serialize, Serializer};
-use stayput_kernel::bind_probe::Outcome as ProbeOutcome;
+use stayput_kernel::bind_probe::{Answer, Outcome as ProbeOutcome};
 
 use crate::bind::{Clash, Server, clash};
 use crate::facts::{PortSocket, Role};
@@ -62,9 +62,9 @@ pub enum Probe {
 
 impl Probe {
     /// From what the kernel said.
-    pub fn from_outcome(outcome: ProbeOutcome, listened: bool) -> Self {
-        match outcome {
-            ProbeOutcome::Works => Self::Works { listened },
+    pub fn from_answer(answer: Answer) -> Self {
+        match answer.outcome {
+            ProbeOutcome::Works => Self::Works { listened: answer.listened },
             ProbeOutcome::Bind(errno) => Self::Fails { call: "bind", errno },
             ProbeOutcome::Listen(errno) => Self::Fails { call: "listen", errno },
         }
