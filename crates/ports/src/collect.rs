@@ -16,7 +16,7 @@ use crate::bind::{Server, Transport};
 use crate::cgroup;
 use crate::elsewhere;
 use crate::explain;
-use crate::facts::{ElsewhereListener, Holder, PortSocket, Process, Role, Unreadable, Via};
+use crate::facts::{ElsewhereListener, Holder, Manager, PortSocket, Process, Role, StayputService, Unreadable, Via};
 use crate::owners;
 use crate::process::Describer;
 use crate::scan::{self, Hit, Scan};
@@ -476,10 +476,11 @@ impl Look<'_> {
                 Some(Holder { process, via, role, sockets })
             })
             .collect();
+        adopt(&mut holders);
         // Who listens comes first, strays last, the oldest of equals first: the master before its workers.
         holders.sort_by_key(|holder| {
             let Process { pid, start_ticks, stray, .. } = &holder.process;
-            (holder.role, holder.via, stray.is_some(), *start_ticks, *pid)
+            (holder.role, holder.via, stray.is_some(), is_keeper(&holder.process), *start_ticks, *pid)
         });
         holders
     }
@@ -504,6 +505,31 @@ impl Look<'_> {
             });
         }
         out
+    }
+}
+
+/// One of stayput's own processes, not a service of it.
+fn is_keeper(process: &Process) -> bool {
+    matches!(&process.manager, Some(Manager::Stayput(service)) if service.generation.is_empty())
+}
+
+/// stayput's own processes hold duplicates of their services' listeners: they are no holders to be stopped, whoever the
+/// service is. Its name is found where the service itself has the same socket.
+fn adopt(holders: &mut [Holder]) {
+    let services: Vec<(Vec<usize>, StayputService)> = holders
+        .iter()
+        .filter_map(|holder| match &holder.process.manager {
+            Some(Manager::Stayput(service)) => Some((holder.sockets.clone(), service.clone())),
+            _ => None,
+        })
+        .collect();
+    for holder in holders.iter_mut().filter(|holder| holder.process.manager.is_none() && holder.process.name == "stayput") {
+        let shared = services.iter().find(|(sockets, _)| sockets.iter().any(|index| holder.sockets.contains(index)));
+        let nameless = StayputService { service: String::new(), instance: String::new(), generation: String::new() };
+        let mut service = shared.map_or(nameless, |(_, service)| service.clone());
+        // The duplicate is of no generation.
+        service.generation.clear();
+        holder.process.manager = Some(Manager::Stayput(service));
     }
 }
 

@@ -146,6 +146,7 @@ pub struct PortSocket {
     pub raw: Socket,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
 fn as_text<S: Serializer>(state: &SocketState, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(state.name())
 }

@@ -78,7 +78,7 @@ pub fn plan(report: &Report, transport: Transport, whatever: bool) -> Plan {
                 Some((command, why)) => plan.managed.push((holder.clone(), Step { command, why: why.to_owned() })),
                 // Whoever may receive the fd is only suspected.
                 None if holder.via == Via::InFlight => {
-                    plan.unseen.extend(holder.sockets.iter().map(|index| report.sockets[*index].clone()))
+                    plan.unseen.extend(holder.sockets.iter().map(|index| report.sockets[*index].clone()));
                 }
                 None => plan.stop.push(holder.clone()),
             }

@@ -133,13 +133,10 @@ pub fn list(unix: bool, filter: &Filter) -> Result<Listing, Error> {
     processes.sort_by_key(|process| process.pid);
     let mut listing = Listing { sockets, unix, processes, unreadable: Vec::new() };
     if !scan.denied.is_empty() {
-        listing.unreadable.push(Unreadable {
-            what: format!("the open files of {} process(es)", scan.denied.len()),
-            reason: "`sudo` would name the owners of the rest".to_owned(),
-        });
-        if rustix::process::geteuid().is_root() {
-            listing.unreadable[0].reason = "not even this root may look into them".to_owned();
-        }
+        let root = rustix::process::geteuid().is_root();
+        let reason = if root { "not even this root may look into them" } else { "`sudo` would name the owners of the rest" };
+        let what = format!("the open files of {} process(es)", scan.denied.len());
+        listing.unreadable.push(Unreadable { what, reason: reason.to_owned() });
     }
     keep(&mut listing, filter);
     Ok(listing)

@@ -110,9 +110,7 @@ pub(crate) fn tell_direction(sockets: &mut [PortSocket], proc: &Proc, diag: &mut
             Role::Outgoing
         } else if listening.contains(&socket.local.port()) {
             Role::Accepted
-        } else if *served.entry(remote).or_insert_with(|| is_local(remote.ip()) && has_listener(diag, remote)) {
-            Role::Outgoing
-        } else if near && !far {
+        } else if *served.entry(remote).or_insert_with(|| is_local(remote.ip()) && has_listener(diag, remote)) || (near && !far) {
             Role::Outgoing
         } else if far && !near {
             Role::Accepted

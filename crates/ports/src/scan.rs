@@ -5,6 +5,7 @@
 //! them, where servers have their listeners, then the rest.
 
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Barrier, Mutex};
@@ -64,7 +65,7 @@ enum Rest {
 /// Looks into every process of `pids`, in that order.
 ///
 /// Sockets in `urgent` are also sent through `found` as soon as they are seen.
-pub fn scan(proc: &Proc, pids: &[Pid], urgent: &HashSet<u32>, found: Option<&Sender<Hit>>) -> Scan {
+pub fn scan<S: BuildHasher + Sync>(proc: &Proc, pids: &[Pid], urgent: &HashSet<u32, S>, found: Option<&Sender<Hit>>) -> Scan {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(pids.len().max(1));
     let rests: Vec<Mutex<Rest>> = pids.iter().map(|_| Mutex::new(Rest::Skipped)).collect();
     let (first, second) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -112,14 +113,14 @@ fn next<'a>(counter: &AtomicUsize, pids: &'a [Pid], rests: &'a [Mutex<Rest>]) ->
     Some((pids.get(index)?, rests.get(index)?))
 }
 
-struct Worker<'a> {
+struct Worker<'a, S> {
     proc: &'a Proc,
-    urgent: &'a HashSet<u32>,
+    urgent: &'a HashSet<u32, S>,
     found: Option<Sender<Hit>>,
     out: &'a mut Scan,
 }
 
-impl Worker<'_> {
+impl<S: BuildHasher> Worker<'_, S> {
     fn hit(&mut self, hit: Hit) {
         if let Some(found) = &self.found
             && self.urgent.contains(&hit.inode)
@@ -199,7 +200,7 @@ impl Worker<'_> {
 
 /// The places where no tool looks, for sockets that the pass did not find: fd tables of single threads, registered files of
 /// io_uring, fds in flight between unix sockets. Slow, so only when needed.
-pub fn deep_scan(proc: &Proc, pids: &[Pid], missing: &HashSet<u32>) -> Vec<Hit> {
+pub fn deep_scan<S: BuildHasher>(proc: &Proc, pids: &[Pid], missing: &HashSet<u32, S>) -> Vec<Hit> {
     let mut hits = Vec::new();
     for &pid in pids {
         if proc.thread_count(pid).unwrap_or(0) > 1 {
@@ -224,7 +225,7 @@ pub fn deep_scan(proc: &Proc, pids: &[Pid], missing: &HashSet<u32>) -> Vec<Hit> 
 }
 
 /// Processes with a unix socket in whose queue fds are waiting: any of them may be the missing one.
-pub fn in_flight_candidates(proc: &Proc, scan: &Scan, unix_inodes: &HashSet<u32>) -> Vec<Pid> {
+pub fn in_flight_candidates<S: BuildHasher>(proc: &Proc, scan: &Scan, unix_inodes: &HashSet<u32, S>) -> Vec<Pid> {
     let mut pids: Vec<Pid> = scan
         .hits
         .iter()

@@ -5,6 +5,7 @@
 //! listening, for which nothing exists short of tracing; these are looked for with a pause that grows.
 
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -104,7 +105,7 @@ pub fn wait(port: u16, until: &Until, deadline: Option<Instant>, about: impl FnM
 ///
 /// # Errors
 /// See [`Error`].
-pub fn wait_released(port: u16, inodes: &HashSet<u32>, deadline: Option<Instant>) -> Result<bool, Error> {
+pub fn wait_released<S: BuildHasher>(port: u16, inodes: &HashSet<u32, S>, deadline: Option<Instant>) -> Result<bool, Error> {
     let mut diag = SockDiag::open()?;
     by_events(
         port,
@@ -262,7 +263,7 @@ fn next_look(server: &Server, sockets: &[Socket]) -> Duration {
     if others.is_empty() {
         // The kernel's figure is a lower bound: up to two seconds late were measured, so a short pause follows.
         let last = timed.iter().filter_map(|socket| socket.not_before).max();
-        again = last.map_or(Duration::from_millis(50), |left| left.clamp(Duration::from_millis(50), Duration::from_secs(120)));
+        again = last.map_or(Duration::from_millis(50), |left| left.clamp(Duration::from_millis(50), Duration::from_mins(2)));
     } else if others.iter().all(|socket| socket.inode == 0 && socket.raw.state != State::Established) {
         // Orphans that still talk to their peer end without an event.
         again = Duration::from_millis(250);
@@ -400,8 +401,8 @@ mod tests {
         }
     }
 
-    fn soon() -> Option<Instant> {
-        Some(Instant::now() + Duration::from_secs(10))
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
 
     #[test]
@@ -412,7 +413,7 @@ mod tests {
         let until = Until::Free(server);
         assert!(!wait(port, &until, Some(Instant::now()), |_| {}).unwrap());
         let (send, told) = std::sync::mpsc::channel();
-        let waiting = std::thread::spawn(move || wait(port, &until, soon(), |report| send.send(report.summary.clone()).unwrap()));
+        let waiting = std::thread::spawn(move || wait(port, &until, Some(soon()), |report| send.send(report.summary.clone()).unwrap()));
         let sentence = told.recv_timeout(Duration::from_secs(5)).unwrap();
         assert!(sentence.starts_with(&format!("Port {port} is taken")), "{sentence}");
         drop(listener);
@@ -429,13 +430,13 @@ mod tests {
         assert!(!wait(port, &Until::Accepting, short, |_| {}).unwrap());
         // Ends with the test's process. Connections of the first, failed wait are in the queue as well.
         std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
-        assert!(wait(port, &Until::Accepting, soon(), |_| {}).unwrap());
+        assert!(wait(port, &Until::Accepting, Some(soon()), |_| {}).unwrap());
     }
 
     #[test]
     fn what_waiting_cannot_cure_is_said() {
         let server = Server::usual("192.0.2.1".parse().unwrap(), rustix::process::geteuid().as_raw());
-        let error = wait(5000, &Until::Free(server), soon(), |_| {}).unwrap_err();
+        let error = wait(5000, &Until::Free(server), Some(soon()), |_| {}).unwrap_err();
         assert!(error.to_string().contains("EADDRNOTAVAIL"), "{error}");
     }
 }
