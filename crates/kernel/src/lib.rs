@@ -15,6 +15,8 @@ pub mod spawn;
 pub mod table;
 
 // Knowing: what the kernel says about sockets and processes.
+pub mod bind_probe;
+pub mod local_time;
 pub mod netlink;
 pub mod procfs;
 pub mod sock_diag;

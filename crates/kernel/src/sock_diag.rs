@@ -127,6 +127,8 @@ impl States {
     pub const HALF_OPEN: Self = Self(1 << 3);
     /// Orphans and the closed: sockets that may have no process any more.
     pub const CLOSING: Self = Self(1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11);
+    /// Everything but listeners and bound-only sockets.
+    pub const CONNECTIONS: Self = Self(0x1fff & !(1 << 10) & !(1 << 7) & !1);
     /// Every state, [`States::BOUND_ONLY`] included.
     pub const ALL: Self = Self(0x3fff);
 
@@ -250,6 +252,11 @@ impl Query {
     /// Sockets of one family and protocol in any of `states`.
     pub fn new(family: Family, protocol: Protocol, states: States) -> Self {
         Self { family, protocol, states, ports: None, tcp_info: false }
+    }
+
+    /// The protocol that is asked for.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Only those whose local port is `port`; the kernel filters.

@@ -162,8 +162,17 @@ impl FdScan {
     ///
     /// # Errors
     /// The directory or its links cannot be read.
-    pub fn sockets(&self, mut on: impl FnMut(SocketFd)) -> Result<(), Errno> {
-        self.links(|fd, link| {
+    pub fn sockets(&self, on: impl FnMut(SocketFd)) -> Result<(), Errno> {
+        self.sockets_from(0, 0, on)
+    }
+
+    /// Hands the sockets at `start` and above to `on`; `found` is how many open files below `start` the caller has seen
+    /// (see [`FdScan::sockets_in`]). Continues a scan that began with the small numbers.
+    ///
+    /// # Errors
+    /// The directory or its links cannot be read.
+    pub fn sockets_from(&self, start: i32, found: usize, mut on: impl FnMut(SocketFd)) -> Result<(), Errno> {
+        self.walk(start, found, |fd, link| {
             if let Some(inode) = socket_inode(link) {
                 on(SocketFd { fd, inode });
             }
@@ -174,12 +183,15 @@ impl FdScan {
     ///
     /// # Errors
     /// The directory or its links cannot be read.
-    pub fn links(&self, mut on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
+    pub fn links(&self, on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
+        self.walk(0, 0, on)
+    }
+
+    fn walk(&self, start: i32, mut found: usize, mut on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
         // Most processes use the lowest numbers without many holes: then no directory needs to be listed.
-        let mut found = 0;
         let reach = i32::try_from(self.open + self.open / 8 + 4).unwrap_or(i32::MAX);
         let mut holes = 0;
-        let mut next = 0;
+        let mut next = start;
         while self.open > found && next < reach && holes < 16 {
             if self.link(next, &mut on)? {
                 found += 1;

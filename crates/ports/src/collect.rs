@@ -1,0 +1,560 @@
+//! Collecting the facts about ports: asks the kernel for those ports only, looks for the owners of their sockets, and puts
+//! the judgement beside it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::Serialize;
+use stayput_kernel::bind_probe::{self, Attempt};
+use stayput_kernel::procfs::{Pid, Proc};
+use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State, States};
+use stayput_kernel::{netlink, procfs};
+
+use crate::bind::{Server, Transport};
+use crate::cgroup;
+use crate::elsewhere;
+use crate::explain;
+use crate::facts::{ElsewhereListener, Holder, Manager, PortSocket, Process, Role, StayputService, Unreadable, Via};
+use crate::owners;
+use crate::process::Describer;
+use crate::scan::{self, Hit, Scan};
+use crate::verdict::{self, Outcome, Probe, Surroundings, Verdict};
+
+/// Connections of one kind that are looked at one by one; beyond that they are counted.
+const KEPT_CONNECTIONS: usize = 128;
+/// Processes that are described in full.
+const MOST_HOLDERS: usize = 256;
+
+/// Why nothing could be collected.
+#[derive(Debug)]
+pub enum Error {
+    /// The kernel's list of sockets cannot be had.
+    Sockets(netlink::Error),
+    /// /proc cannot be read.
+    Proc(procfs::Error),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sockets(_) => write!(f, "the kernel's list of sockets cannot be read"),
+            Self::Proc(_) => write!(f, "the list of processes cannot be read"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Sockets(error) => Some(error),
+            Self::Proc(error) => Some(error),
+        }
+    }
+}
+
+impl From<netlink::Error> for Error {
+    fn from(error: netlink::Error) -> Self {
+        Self::Sockets(error)
+    }
+}
+
+impl From<procfs::Error> for Error {
+    fn from(error: procfs::Error) -> Self {
+        Self::Proc(error)
+    }
+}
+
+/// What to find out, and how far one may go for it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The servers to judge for; the first is the one that counts. Empty: with and without SO_REUSEADDR on 0.0.0.0, and
+    /// with it on `[::]`, as the caller.
+    pub servers: Vec<Server>,
+    /// Whether verdicts may be confirmed by a bind() that is undone at once.
+    pub probe: bool,
+    /// Whether other network namespaces are looked into (root only; others are told that they were not).
+    pub elsewhere: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { servers: Vec::new(), probe: true, elsewhere: true }
+    }
+}
+
+/// The socket that decides the first verdict.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decides {
+    /// Index into the report's sockets.
+    pub socket: usize,
+    /// Its state.
+    pub state: &'static str,
+    /// Its address.
+    pub local: SocketAddr,
+    /// The errno it causes.
+    pub errno: Option<&'static str>,
+    /// Who has it.
+    pub pids: Vec<i32>,
+}
+
+/// A command to copy, and what it is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The command.
+    pub command: String,
+    /// What it does.
+    pub why: String,
+}
+
+/// Everything about one port.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The port.
+    pub port: u16,
+    /// The whole truth in one sentence.
+    pub summary: String,
+    /// One judgement per server asked for; the first one counts.
+    pub verdicts: Vec<Verdict>,
+    /// The socket that decides the first verdict, if any does.
+    pub decides: Option<Decides>,
+    /// All sockets on the port.
+    pub sockets: Vec<PortSocket>,
+    /// The processes that have them.
+    pub holders: Vec<Holder>,
+    /// Listeners on the same number in other network namespaces.
+    pub elsewhere: Vec<ElsewhereListener>,
+    /// Things one should know.
+    pub notes: Vec<String>,
+    /// What to do.
+    pub next: Vec<Step>,
+    /// What could not be looked at.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Report {
+    /// The verdict that counts.
+    pub fn outcome(&self) -> Outcome {
+        self.verdicts.first().map_or(Outcome::Unknown, |verdict| verdict.outcome)
+    }
+
+    /// A holder's description by pid.
+    pub fn holder(&self, pid: i32) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.process.pid == pid)
+    }
+}
+
+/// Looks at `ports` (in any order; duplicates are looked at once) and reports on each.
+///
+/// With a single port that is certainly taken, `first` gets the report's sentence as soon as an owner is known, which on a
+/// large machine is long before all owners are.
+///
+/// # Errors
+/// Neither sockets nor processes can be listed at all. What else is missing stands in the reports.
+pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) -> Result<Vec<Report>, Error> {
+    let proc = Proc::open()?;
+    let mut diag = SockDiag::open()?;
+    let wanted: HashSet<u16> = ports.iter().copied().collect();
+    let look = Look { proc: &proc, describer: Describer::new(&proc), us: Us::read(&proc), wanted, options };
+    let mut sockets = look.servers_of(&mut diag)?;
+    let urgent: HashSet<u32> = sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
+    if urgent.is_empty() {
+        // Without a listener few questions are left; often none that needs a process.
+        sockets.extend(look.connections(&mut diag)?);
+    }
+    let mut scan = Scan::default();
+    let mut elsewhere = Vec::new();
+    let mut early = None;
+    if sockets.iter().any(|socket| socket.inode != 0) {
+        let pids = look.order(&sockets)?;
+        std::thread::scope(|scope| {
+            let (send, found) = mpsc::channel();
+            let urgent = &urgent;
+            let (proc, pids) = (look.proc, &pids);
+            let scanning = scope.spawn(move || scan::scan(proc, pids, urgent, Some(&send)));
+            if !urgent.is_empty() {
+                early = look.first_sentence(&sockets, &found);
+                if let Some(sentence) = &early {
+                    first(sentence);
+                }
+                if let Ok(more) = look.connections(&mut diag) {
+                    sockets.extend(more);
+                }
+            }
+            if options.elsewhere {
+                elsewhere = elsewhere::listeners(proc, pids, &look.wanted);
+            }
+            scan = scanning.join().unwrap_or_default();
+        });
+        look.go_deep(&mut scan, &sockets, &pids);
+    } else if options.elsewhere {
+        elsewhere = elsewhere::listeners(&proc, &proc.pids()?, &look.wanted);
+    }
+    for listener in &mut elsewhere {
+        listener.command = listener.pid.and_then(|pid| look.describer.describe(pid, &[])).map(|process| process.command);
+    }
+    let mut sorted: Vec<u16> = look.wanted.iter().copied().collect();
+    sorted.sort_unstable();
+    let mut by_port: HashMap<u16, Vec<PortSocket>> = HashMap::new();
+    for socket in sockets {
+        by_port.entry(socket.local.port()).or_default().push(socket);
+    }
+    let mut reports = Vec::new();
+    for port in sorted {
+        let sockets = by_port.remove(&port).unwrap_or_default();
+        let there = elsewhere.iter().filter(|listener| listener.local.port() == port).cloned().collect();
+        let mut report = look.report(port, sockets, &scan, there, &mut diag);
+        if let Some(sentence) = early.take() {
+            report.summary = sentence;
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Who asks.
+struct Us {
+    uid: u32,
+    capabilities: u64,
+}
+
+impl Us {
+    fn read(proc: &Proc) -> Self {
+        let status = proc.status(rustix::process::getpid().as_raw_nonzero().get());
+        Self { uid: rustix::process::geteuid().as_raw(), capabilities: status.map_or(0, |status| status.cap_eff) }
+    }
+
+    /// CAP_NET_BIND_SERVICE is bit 10. Another user is taken to have no capabilities, root all.
+    fn may_bind_low(&self, uid: u32) -> bool {
+        if uid == self.uid { self.capabilities & (1 << 10) != 0 } else { uid == 0 }
+    }
+}
+
+struct Look<'a> {
+    proc: &'a Proc,
+    describer: Describer<'a>,
+    us: Us,
+    wanted: HashSet<u16>,
+    options: &'a Options,
+}
+
+impl Look<'_> {
+    fn query(&self, family: Family, protocol: Protocol, states: States) -> Query {
+        let lowest = self.wanted.iter().copied().min().unwrap_or(0);
+        let highest = self.wanted.iter().copied().max().unwrap_or(0);
+        Query::new(family, protocol, states).ports(lowest..=highest)
+    }
+
+    /// Sockets that hold a port for a server: listening, bound, UDP. A cheap question.
+    fn servers_of(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            let tcp = self.query(family, Protocol::Tcp, States::LISTEN | States::BOUND_ONLY).with_tcp_info();
+            for query in [tcp, self.query(family, Protocol::Udp, States::ALL)] {
+                let asked = diag.each(&query, |raw| {
+                    if self.wanted.contains(&raw.local.port()) {
+                        found.push(PortSocket::new(raw));
+                    }
+                });
+                // A kernel without IPv6 or without udp_diag refuses that one question.
+                if let Err(error) = asked
+                    && (family, query.protocol()) == (Family::V4, Protocol::Tcp)
+                {
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// TCP sockets in all other states, alike ones counted together.
+    fn connections(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
+        let mut kept = Kept::default();
+        for family in Family::ALL {
+            let asked = diag.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS), |raw| {
+                if self.wanted.contains(&raw.local.port()) {
+                    kept.add(raw);
+                }
+            });
+            if let Err(error) = asked
+                && family == Family::V4
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(kept.finish())
+    }
+
+    /// All processes, likely owners first: those in the cgroup where a socket was made, then its user's, then the rest.
+    fn order(&self, sockets: &[PortSocket]) -> Result<Vec<Pid>, Error> {
+        let mut pids = self.proc.pids()?;
+        let uids: HashSet<u32> = sockets.iter().filter(|socket| socket.role.holds()).map(|socket| socket.raw.uid).collect();
+        let mut likely = HashSet::new();
+        let ids: HashSet<u64> = sockets.iter().filter(|socket| socket.role.holds()).filter_map(|socket| socket.raw.cgroup_id).collect();
+        if let Some(mount) = cgroup::mount_point(self.proc) {
+            for path in ids.into_iter().filter_map(|id| cgroup::path_of(&mount, id)) {
+                likely.extend(cgroup::members(&mount, &path));
+            }
+        }
+        if pids.len() > 64 {
+            pids.sort_by_cached_key(|pid| {
+                let rank = if likely.contains(pid) {
+                    0
+                } else if self.proc.owner(*pid).is_ok_and(|uid| uids.contains(&uid)) {
+                    1
+                } else {
+                    2
+                };
+                (rank, *pid)
+            });
+        }
+        Ok(pids)
+    }
+
+    /// The report's sentence from the first owner of a listener that certainly stops the server that is asked for.
+    fn first_sentence(&self, sockets: &[PortSocket], found: &mpsc::Receiver<Hit>) -> Option<String> {
+        let [port] = self.wanted.iter().copied().collect::<Vec<_>>()[..] else { return None };
+        let server = self.servers().into_iter().next()?;
+        let verdict = verdict::judge(&server, port, sockets, &self.surroundings(&server));
+        let socket = sockets.get(verdict.socket?)?;
+        if verdict.outcome != Outcome::Taken || socket.role != Role::Listener || verdict.errno != Some("EADDRINUSE") {
+            return None;
+        }
+        // Ends when the scan does.
+        let hit = found.iter().find(|hit| hit.inode == socket.inode)?;
+        let process = self.describer.describe(hit.pid, &[port])?;
+        Some(explain::taken_by(port, socket, &process))
+    }
+
+    /// Looks in the odd places for sockets that nobody seems to have.
+    fn go_deep(&self, scan: &mut Scan, sockets: &[PortSocket], pids: &[Pid]) {
+        let missing: HashSet<u32> = sockets
+            .iter()
+            .filter(|socket| socket.role.holds() && socket.inode != 0 && scan.of(socket.inode).is_empty())
+            .map(|socket| socket.inode)
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let mut hits = scan::deep_scan(self.proc, pids, &missing);
+        let still: Vec<u32> = missing.into_iter().filter(|inode| hits.iter().all(|hit| hit.inode != *inode)).collect();
+        if !still.is_empty() {
+            let unix = SockDiag::open().and_then(|mut diag| diag.unix_sockets(States::ALL)).unwrap_or_default();
+            let unix: HashSet<u32> = unix.into_iter().map(|socket| socket.inode).collect();
+            for pid in scan::in_flight_candidates(self.proc, scan, &unix) {
+                hits.extend(still.iter().map(|inode| Hit { inode: *inode, pid, fd: -1, via: Via::InFlight }));
+            }
+        }
+        scan.hits.extend(hits);
+        scan.hits.sort_unstable();
+    }
+
+    fn servers(&self) -> Vec<Server> {
+        if !self.options.servers.is_empty() {
+            return self.options.servers.clone();
+        }
+        let any = Server::usual(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.us.uid);
+        let six = Server::usual(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.us.uid);
+        vec![any.clone(), any.plain(), six]
+    }
+
+    fn surroundings(&self, server: &Server) -> Surroundings {
+        let start = self.proc.sysctl("net/ipv4/ip_unprivileged_port_start").ok().and_then(|numbers| numbers.first().copied());
+        Surroundings {
+            unprivileged_start: start.and_then(|start| start.try_into().ok()).unwrap_or(1024),
+            may_bind_low: self.us.may_bind_low(server.uid),
+            address_error: owners::address_error(server),
+        }
+    }
+
+    fn report(
+        &self,
+        port: u16,
+        mut sockets: Vec<PortSocket>,
+        scan: &Scan,
+        elsewhere: Vec<ElsewhereListener>,
+        diag: &mut SockDiag,
+    ) -> Report {
+        owners::fill(&mut sockets, scan, &self.describer, self.proc);
+        owners::tell_direction(&mut sockets, self.proc, diag);
+        let verdicts: Vec<Verdict> = self.servers().iter().map(|server| self.judge(server, port, &sockets)).collect();
+        let holders = self.holders(port, &sockets, scan);
+        let decides = verdicts.first().and_then(|verdict| {
+            let index = verdict.socket?;
+            let socket = &sockets[index];
+            Some(Decides {
+                socket: index,
+                state: socket.state.name(),
+                local: socket.local,
+                errno: verdict.errno,
+                pids: socket.pids.value().cloned().unwrap_or_default(),
+            })
+        });
+        let unreadable = self.unreadable(scan, &sockets);
+        let mut report = Report {
+            port,
+            summary: String::new(),
+            verdicts,
+            decides,
+            sockets,
+            holders,
+            elsewhere,
+            notes: Vec::new(),
+            next: Vec::new(),
+            unreadable,
+        };
+        report.summary = explain::summary(&report);
+        report.notes = explain::notes(&report, &explain::Ranges::read(self.proc));
+        report.next = explain::next_steps(&report, self.us.uid == 0);
+        report
+    }
+
+    fn judge(&self, server: &Server, port: u16, sockets: &[PortSocket]) -> Verdict {
+        let verdict = verdict::judge(server, port, sockets, &self.surroundings(server));
+        let probe =
+            if self.options.probe { self.probe(server, port, sockets, &verdict) } else { Probe::NotMade { reason: "not asked for" } };
+        verdict::confirm(verdict, probe)
+    }
+
+    /// Asks the kernel itself, where that harms nobody.
+    fn probe(&self, server: &Server, port: u16, sockets: &[PortSocket], verdict: &Verdict) -> Probe {
+        let same = |socket: &&PortSocket| socket.transport == server.transport;
+        if server.reuseport && sockets.iter().filter(same).any(|socket| socket.role.holds()) {
+            return Probe::NotMade { reason: "a probe with SO_REUSEPORT could join the group and take its traffic" };
+        }
+        if server.transport == Transport::Udp && sockets.iter().any(|socket| same(&socket)) {
+            return Probe::NotMade { reason: "a UDP probe could share the port and take its datagrams" };
+        }
+        if server.uid != self.us.uid && self.us.uid != 0 {
+            return Probe::NotMade { reason: "only root can probe for another user" };
+        }
+        if server.uid != self.us.uid && verdict.errno == Some("EACCES") {
+            return Probe::NotMade { reason: "the kernel would judge the probe by our rights" };
+        }
+        // Listening beside a socket that is bound and about to listen would make its listen() fail.
+        let listen = server.transport == Transport::Tcp && !sockets.iter().filter(same).any(|socket| socket.role == Role::Bound);
+        let attempt = Attempt {
+            protocol: if server.transport == Transport::Udp { Protocol::Udp } else { Protocol::Tcp },
+            address: SocketAddr::new(server.address, port),
+            reuseaddr: server.reuseaddr,
+            reuseport: server.reuseport,
+            v6only: server.v6only,
+            uid: (server.uid != self.us.uid).then_some(server.uid),
+            listen,
+        };
+        match bind_probe::attempt(&attempt) {
+            Ok(answer) => Probe::from_answer(answer),
+            Err(errno) => Probe::Fails { call: "socket", errno },
+        }
+    }
+
+    fn holders(&self, port: u16, sockets: &[PortSocket], scan: &Scan) -> Vec<Holder> {
+        let mut found: HashMap<Pid, (Via, Role, Vec<usize>)> = HashMap::new();
+        for (index, socket) in sockets.iter().enumerate().filter(|(_, socket)| socket.inode != 0) {
+            for hit in scan.of(socket.inode) {
+                let entry = found.entry(hit.pid).or_insert((hit.via, socket.role, Vec::new()));
+                entry.0 = entry.0.min(hit.via);
+                entry.1 = entry.1.min(socket.role);
+                if entry.2.last() != Some(&index) {
+                    entry.2.push(index);
+                }
+            }
+        }
+        let mut pids: Vec<Pid> = found.keys().copied().collect();
+        // Those who hold the port come before connections, however many these are.
+        pids.sort_by_key(|pid| (found.get(pid).map(|entry| entry.1), *pid));
+        pids.truncate(MOST_HOLDERS);
+        let mut holders: Vec<Holder> = pids
+            .into_iter()
+            .filter_map(|pid| {
+                let (via, role, sockets) = found.remove(&pid)?;
+                let mut process = self.describer.describe(pid, &[port])?;
+                if !role.holds() {
+                    process.stray = None;
+                }
+                Some(Holder { process, via, role, sockets })
+            })
+            .collect();
+        adopt(&mut holders);
+        // Who listens comes first, strays last, the oldest of equals first: the master before its workers.
+        holders.sort_by_key(|holder| {
+            let Process { pid, start_ticks, stray, .. } = &holder.process;
+            (holder.role, holder.via, stray.is_some(), is_keeper(&holder.process), *start_ticks, *pid)
+        });
+        holders
+    }
+
+    fn unreadable(&self, scan: &Scan, sockets: &[PortSocket]) -> Vec<Unreadable> {
+        let mut out = Vec::new();
+        let orphan = sockets.iter().any(|socket| socket.inode != 0 && socket.pids.value().is_none());
+        let count = scan.denied.len();
+        if count > 0 && sockets.iter().any(|socket| socket.inode != 0) {
+            let reason = match (self.us.uid, orphan) {
+                (0, _) => "not even this root may look into them (a sandbox, or CAP_SYS_PTRACE is missing)",
+                (_, true) => "`sudo` would name the owner",
+                (_, false) => "`sudo` would show whether one of them shares the socket",
+            };
+            let what = if count == 1 { "the open files of 1 process".to_owned() } else { format!("the open files of {count} processes") };
+            out.push(Unreadable { what, reason: reason.to_owned() });
+        }
+        if self.options.elsewhere && self.us.uid != 0 {
+            out.push(Unreadable {
+                what: "other network namespaces".to_owned(),
+                reason: "only root may look into them; they cannot stop a bind here".to_owned(),
+            });
+        }
+        out
+    }
+}
+
+/// One of stayput's own processes, not a service of it.
+fn is_keeper(process: &Process) -> bool {
+    matches!(&process.manager, Some(Manager::Stayput(service)) if service.generation.is_empty())
+}
+
+/// stayput's own processes hold duplicates of their services' listeners: they are no holders to be stopped, whoever the
+/// service is. Its name is found where the service itself has the same socket.
+fn adopt(holders: &mut [Holder]) {
+    let services: Vec<(Vec<usize>, StayputService)> = holders
+        .iter()
+        .filter_map(|holder| match &holder.process.manager {
+            Some(Manager::Stayput(service)) => Some((holder.sockets.clone(), service.clone())),
+            _ => None,
+        })
+        .collect();
+    for holder in holders.iter_mut().filter(|holder| holder.process.manager.is_none() && holder.process.name == "stayput") {
+        let shared = services.iter().find(|(sockets, _)| sockets.iter().any(|index| holder.sockets.contains(index)));
+        let nameless = StayputService { service: String::new(), instance: String::new(), generation: String::new() };
+        let mut service = shared.map_or(nameless, |(_, service)| service.clone());
+        // The duplicate is of no generation.
+        service.generation.clear();
+        holder.process.manager = Some(Manager::Stayput(service));
+    }
+}
+
+/// Connections by kind: a few of each, the rest as a count.
+#[derive(Default)]
+struct Kept {
+    groups: HashMap<(Family, State, bool), Vec<PortSocket>>,
+}
+
+impl Kept {
+    fn add(&mut self, raw: Socket) {
+        let group = self.groups.entry((raw.family, raw.state, raw.inode == 0)).or_default();
+        if group.len() < KEPT_CONNECTIONS {
+            group.push(PortSocket::new(raw));
+        } else if let Some(last) = group.last_mut() {
+            // The last one stands for all that follow, with the longest timer of them.
+            last.count += 1;
+            let timer = PortSocket::new(raw).not_before.unwrap_or(Duration::ZERO);
+            last.not_before = last.not_before.map(|left| left.max(timer));
+        }
+    }
+
+    fn finish(self) -> Vec<PortSocket> {
+        let mut all: Vec<PortSocket> = self.groups.into_values().flatten().collect();
+        all.sort_by_key(|socket| (socket.raw.family, socket.raw.state, socket.local, socket.remote));
+        all
+    }
+}
