@@ -261,7 +261,8 @@ impl TestEnv {
         .unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn kill_all(&self) {
+    /// Kills every process with this environment's mark.
+    pub fn kill_left(&self) {
         // Twice and more: what is forked while we look is seen the next time.
         for _ in 0..50 {
             let left = self.left();
@@ -284,7 +285,7 @@ impl Drop for TestEnv {
             let _ = wait::until_true("the last processes", Duration::from_secs(5), || self.left().is_empty());
             left = self.left();
         }
-        self.kill_all();
+        self.kill_left();
         assert!(!all_ended || std::thread::panicking() || left.is_empty(), "every run had ended, and these were left behind: {left:?}");
     }
 }
