@@ -282,7 +282,7 @@ impl Drop for TestEnv {
         let all_ended = self.running.load(Ordering::SeqCst) == 0;
         let mut left = self.left();
         if all_ended && !std::thread::panicking() && !left.is_empty() {
-            let _ = wait::until_true("the last processes", Duration::from_secs(5), || self.left().is_empty());
+            let _ = wait::until_true("the last processes", Duration::from_secs(2), || self.left().is_empty());
             left = self.left();
         }
         self.kill_left();
