@@ -1,6 +1,7 @@
 //! Set-up, test and bench tasks of the workspace: `cargo xtask TASK`. One file per task.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
+mod bench;
 mod setup;
 mod test;
 
@@ -21,12 +22,15 @@ enum Task {
     Setup(setup::Arguments),
     /// Sets up, then runs every test of the workspace
     Test(test::Arguments),
+    /// Measures: `bench restart` beside other supervisors
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
     };
     match done {
         Ok(code) => code,

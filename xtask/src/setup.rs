@@ -14,7 +14,7 @@ use stayput_testkit::assets;
 pub(crate) struct Arguments {
     /// Also install the supervisors that the restart bench measures beside stayput
     #[arg(long)]
-    bench: bool,
+    pub(crate) bench: bool,
 }
 
 /// A program that the real servers need.

@@ -261,7 +261,8 @@ impl TestEnv {
         .unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn kill_all(&self) {
+    /// Kills every process with this environment's mark.
+    pub fn kill_left(&self) {
         // Twice and more: what is forked while we look is seen the next time.
         for _ in 0..50 {
             let left = self.left();
@@ -281,10 +282,10 @@ impl Drop for TestEnv {
         let all_ended = self.running.load(Ordering::SeqCst) == 0;
         let mut left = self.left();
         if all_ended && !std::thread::panicking() && !left.is_empty() {
-            let _ = wait::until_true("the last processes", Duration::from_secs(5), || self.left().is_empty());
+            let _ = wait::until_true("the last processes", Duration::from_secs(2), || self.left().is_empty());
             left = self.left();
         }
-        self.kill_all();
+        self.kill_left();
         assert!(!all_ended || std::thread::panicking() || left.is_empty(), "every run had ended, and these were left behind: {left:?}");
     }
 }

@@ -214,7 +214,7 @@ impl<'env> Running<'env> {
         self.signal(Signal::TERM);
         let status = self.wait_exit(PATIENCE);
         if self.env.running.load(Ordering::SeqCst) == 0 {
-            self.env.assert_nothing_left(Duration::from_secs(5));
+            self.env.assert_nothing_left(Duration::from_secs(2));
         }
         status
     }
@@ -232,8 +232,10 @@ impl Drop for Running<'_> {
             let log = self.log();
             let start = log.len().saturating_sub(4000);
             let tail = log.get(start..).unwrap_or(&log);
-            // To stderr through the handle: a test's own output is captured and shown when it fails.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("--- log of {}\n{tail}\n", self.name).as_bytes());
+            #[expect(clippy::print_stderr, reason = "the harness captures it and shows it with the failure")]
+            {
+                eprintln!("--- log of {}\n{tail}", self.name);
+            }
         }
         if self.ended.is_none() {
             // The environment kills the rest by its mark; it still counts this run as running, so that what is left is no failure of its own.

@@ -6,7 +6,7 @@ mod family;
 mod listen;
 mod serve;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,6 +103,13 @@ enum Mode {
         place: Where,
         #[arg(long, default_value_t = 0)]
         status: u8,
+    },
+    /// Appends the monotonic clock in nanoseconds to --file at once, and ends
+    Stamp {
+        #[command(flatten)]
+        place: Where,
+        #[arg(long)]
+        file: PathBuf,
     },
     /// Reads its mode, with options but without --port, from the first line of --file at each start: the "new version" of a restart
     FromFile {
@@ -219,6 +226,7 @@ fn run(mode: Mode) -> io::Result<ExitCode> {
             live_on()
         }
         Mode::Exit { status, .. } => Ok(ExitCode::from(status)),
+        Mode::Stamp { file, .. } => stamp(&file),
         Mode::FromFile { place, file } => run(mode_from_file(&place, &file)?),
         Mode::Detach(detach) => detach.run(),
         Mode::Worker(worker) => worker.run(),
@@ -227,6 +235,13 @@ fn run(mode: Mode) -> io::Result<ExitCode> {
 
 fn listen_and_serve(place: &Where) -> io::Result<serve::Serving> {
     serve::start(listen::tcp(place)?)
+}
+
+fn stamp(file: &std::path::Path) -> io::Result<ExitCode> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let mut file = std::fs::File::options().create(true).append(true).open(file)?;
+    writeln!(file, "{}", now.tv_sec * 1_000_000_000 + now.tv_nsec)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn live_on() -> ! {

@@ -1,0 +1,201 @@
+//! `cargo xtask bench restart`: what a restart costs the clients, with stayput and with what people use today, and what stayput itself costs. Writes
+//! `docs/bench/restart.json` and from it `docs/BENCHMARKS.md`. Everything runs as an ordinary user, on loopback, bounded in time.
+
+mod contestant;
+mod costs;
+mod render;
+mod restart;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+use stayput_testkit::env::{TestEnv, User};
+use stayput_testkit::server::Server;
+
+use crate::setup::{self, workspace};
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Restarts under load, beside other supervisors; and what stayput costs
+    Restart(Options),
+    /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
+    Render,
+}
+
+#[derive(Args, Clone)]
+struct Options {
+    /// Smoke test: few repetitions; prints, and writes no file
+    #[arg(long)]
+    quick: bool,
+    /// Restarts and kills per server
+    #[arg(long)]
+    count: Option<u32>,
+    /// Only these parts: restart, stranger, spawn, costs, throughput, thousand
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these servers, by the names in the table
+    #[arg(long, value_delimiter = ',')]
+    servers: Vec<String>,
+    /// Only these contestants: stayput, script, supervisord, supervisord-fcgi, circus
+    #[arg(long, value_delimiter = ',', value_enum)]
+    contestants: Vec<contestant::Contestant>,
+    /// Measure the debug build (no figures worth publishing)
+    #[arg(long)]
+    debug: bool,
+}
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    fn repeat(&self, full: u32, quick: u32) -> u32 {
+        if self.quick { quick } else { full }
+    }
+
+    fn servers(&self) -> Vec<Server> {
+        let all = [Server::HttpServer, Server::FlaskSocketIo, Server::Gunicorn, Server::Node, Server::Go];
+        let wanted = |server: &Server| self.servers.is_empty() || self.servers.iter().any(|name| name == server.name());
+        all.into_iter().filter(wanted).collect()
+    }
+}
+
+/// All that was measured. A part that was not run keeps its last figures.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Figures {
+    machine: Machine,
+    #[serde(default)]
+    restart: Vec<restart::Row>,
+    #[serde(default)]
+    stranger: Option<costs::Spread>,
+    #[serde(default)]
+    spawn: Option<costs::Spawn>,
+    #[serde(default)]
+    costs: Option<costs::Costs>,
+    #[serde(default)]
+    throughput: Vec<costs::Throughput>,
+    #[serde(default)]
+    thousand: Option<costs::Thousand>,
+}
+
+/// Where it was measured.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Machine {
+    kernel: String,
+    cpus: usize,
+    model: String,
+    build: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
+    match &arguments.what {
+        What::Restart(options) => measure(options)?,
+        What::Render => render::write(&load_figures())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn figures_path() -> PathBuf {
+    workspace().join("docs/bench/restart.json")
+}
+
+fn load_figures() -> Figures {
+    let text = std::fs::read_to_string(figures_path()).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn measure(options: &Options) -> Result<(), String> {
+    setup::run(&setup::Arguments { bench: true })?;
+    let bench = Bench { stayput: build(options.debug)?, options: options.clone() };
+    let mut figures = load_figures();
+    figures.machine = machine(options.debug);
+    if options.wants("restart") {
+        let new = restart::measure(&bench)?;
+        figures.restart.retain(|old| !new.iter().any(|row| row.is_of(old)));
+        figures.restart.extend(new);
+        bench.save(&figures)?;
+    }
+    if options.wants("stranger") {
+        figures.stranger = Some(costs::stranger(&bench)?);
+        bench.save(&figures)?;
+    }
+    if options.wants("spawn") {
+        figures.spawn = Some(costs::spawn(&bench)?);
+        bench.save(&figures)?;
+    }
+    if options.wants("costs") {
+        figures.costs = Some(costs::costs(&bench)?);
+        bench.save(&figures)?;
+    }
+    if options.wants("throughput") {
+        figures.throughput = costs::throughput(&bench)?;
+        bench.save(&figures)?;
+    }
+    if options.wants("thousand") {
+        figures.thousand = Some(costs::thousand(&bench)?);
+        bench.save(&figures)?;
+    }
+    println!("{}", render::text(&figures));
+    if options.quick { Ok(()) } else { render::write(&figures) }
+}
+
+/// What every part needs.
+struct Bench {
+    stayput: PathBuf,
+    options: Options,
+}
+
+impl Bench {
+    fn env(&self) -> TestEnv {
+        TestEnv::new(&self.stayput, User::Ordinary)
+    }
+
+    /// After each part, so that a part that fails costs nothing of the others.
+    fn save(&self, figures: &Figures) -> Result<(), String> {
+        if self.options.quick {
+            return Ok(());
+        }
+        let path = figures_path();
+        let text = serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?;
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))
+            .and_then(|()| std::fs::write(&path, text + "\n"))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+}
+
+fn build(debug: bool) -> Result<PathBuf, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "-p", "stayput", "-p", "stayput-testkit", "--bins"]).current_dir(workspace());
+    if !debug {
+        command.arg("--release");
+    }
+    println!("+ {command:?}");
+    let status = command.status().map_err(|error| format!("cannot start cargo: {error}"))?;
+    if !status.success() {
+        return Err(format!("the build ended with {status}"));
+    }
+    let profile = if debug { "debug" } else { "release" };
+    Ok(stayput_testkit::assets::target_dir().join(profile).join("stayput"))
+}
+
+fn machine(debug: bool) -> Machine {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    Machine {
+        kernel: read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default().to_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        model: model.map_or_else(String::new, |(_, name)| name.trim().to_owned()),
+        build: if debug { "debug" } else { "release" }.to_owned(),
+    }
+}
