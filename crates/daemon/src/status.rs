@@ -211,6 +211,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> stayput_wire::Ledger {
         queued: count(ledger.at_switch.map(|old| old.queued)),
         drained: count(ledger.drained()),
         cut: count(ledger.cut),
+        idle_closed: count(ledger.idle_closed),
         lost: count(ledger.lost),
         gap_ms: ledger.gap.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)).into(),
         listener_gap: ledger.released,
