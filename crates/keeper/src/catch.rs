@@ -8,10 +8,12 @@ use crate::errand;
 use crate::groups::Newcomer;
 use crate::keeper::Keeper;
 use crate::protocol::{Event, GenerationId, ListenerId, Origin};
+use crate::state::Listener;
 use rustix::io::Errno;
 use stayput_kernel::process;
 use stayput_kernel::seccomp::{self, Answer, Call, Notification};
 use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
+use stayput_kernel::table::TableFd;
 use std::os::fd::OwnedFd;
 
 /// Whether a call is answered for the first time, or was begun by a keeper that died.
@@ -104,8 +106,7 @@ impl Keeper {
     /// first learns whether the bind would succeed as the process meant it: nobody's port is shared by our doing.
     fn bind_beside(&mut self, service: &str, key: &Key, generation: GenerationId, socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
         let asked_to_share = socket::reuses_port(socket)?;
-        let same_port =
-            |listener: &&crate::state::Listener| listener.service == service && listener.key.address.port() == key.address.port();
+        let same_port = |listener: &&Listener| listener.service == service && listener.key.address.port() == key.address.port();
         let present: Vec<_> = self.state.listeners.iter().filter(same_port).collect();
         let own = present.iter().any(|listener| listener.owner == Some(generation) && listener.key == *key);
         if own && !asked_to_share {
@@ -131,11 +132,19 @@ impl Keeper {
     /// generation that died, or closed by this one.
     fn offer(&self, service: &str, key: &Key, generation: GenerationId) -> Option<ListenerId> {
         let candidates = self.state.listeners.iter().filter(|listener| listener.service == service && listener.key == *key);
-        let free = |listener: &&crate::state::Listener| match listener.owner {
-            None => listener.origin == Origin::Held || self.state.is_selected(listener),
+        let free = |listener: &&Listener| match listener.owner {
+            None => true,
             Some(owner) => owner == generation && self.nobody_has(generation, listener.inode),
         };
-        candidates.filter(free).max_by_key(|listener| self.state.is_selected(listener)).map(|listener| listener.id)
+        // Where connections wait, somebody is needed most.
+        let need = |listener: &&Listener| (self.state.is_selected(listener), socket::accept_queue(listener.socket).unwrap_or(0));
+        candidates.filter(free).max_by_key(need).map(|listener| listener.id)
+    }
+
+    /// A descriptor of the process that binds, if it is another than the main process (whose end is known anyhow).
+    fn binder(&self, generation: GenerationId, process: i32) -> Option<OwnedFd> {
+        let main = self.state.generation(generation)?.pid;
+        if process == main { None } else { process::pidfd(process).ok() }
     }
 
     /// Puts a held listener in the place of the process's own socket.
@@ -150,18 +159,31 @@ impl Keeper {
         if let Err(error) = seccomp::replace_descriptor(calls, call.id, listener.socket, number, close_on_exec) {
             return Answer::Error(error);
         }
+        let (service, key) = (listener.service.clone(), listener.key);
+        let beside_its_own = self.selected_owners(&service, &key).contains(&generation);
+        let binder = self.binder(generation, process).map(TableFd::keep);
+        let mut before = None;
         if let Some(listener) = self.state.listener_mut(offer) {
             listener.owner = Some(generation);
             listener.last_owner = Some(generation);
             listener.origin = Origin::Swapped;
+            before = std::mem::replace(&mut listener.binder, binder);
         }
-        self.dirty = true;
+        if beside_its_own && let Some(group) = self.state.group_mut(&service, &key) {
+            let steps = group.order.select_also(offer);
+            let _ = self.carry_out(&service, &key, &steps, 0);
+        }
+        self.commit();
+        if let Some(before) = before {
+            before.close();
+        }
+        self.watch_listener(offer);
         self.tell_listener(offer);
         Answer::Success
     }
 
     fn on_listen(&mut self, generation: GenerationId, call: &Notification) -> Result<Answer, Errno> {
-        let Some((socket, _)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
+        let Some((socket, process)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
         let backlog = call.arguments[1] as i32;
         let inode = socket::inode(&socket)?;
         if let Some(id) = self.state.listeners.iter().find(|listener| listener.inode == inode).map(|listener| listener.id) {
@@ -181,7 +203,8 @@ impl Keeper {
             return Ok(Answer::Continue);
         };
         let key = Key::of(&socket, address)?;
-        let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog };
+        let binder = self.binder(generation, process);
+        let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog, binder };
         let result = self.join(newcomer).map(|_| ());
         if result.is_ok() {
             self.release_unequal_holds(&service, &key);
@@ -192,7 +215,7 @@ impl Keeper {
     /// The server listens elsewhere than where the port was held for it (another address or family): a socket wider than
     /// what it asked for is never handed over. Its own is held from now on, ours is let go.
     fn release_unequal_holds(&mut self, service: &str, key: &Key) {
-        let unequal = |listener: &&crate::state::Listener| {
+        let unequal = |listener: &&Listener| {
             listener.service == service
                 && listener.origin == Origin::Held
                 && listener.key.address.port() == key.address.port()

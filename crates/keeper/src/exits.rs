@@ -5,10 +5,23 @@ use crate::keeper::{Keeper, Source};
 use crate::protocol::{Event, ExitStatus, GenerationId, ListenerId, Trap};
 use crate::spawn::exit_status;
 use crate::state::Generation;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use stayput_kernel::process::{self, Ended};
 use stayput_kernel::table::TableFd;
+use stayput_kernel::{clock, socket};
 use std::collections::BTreeSet;
+
+/// How long a queue may be non-empty before it is asked whether anybody still has the socket.
+const QUEUE_PATIENCE_NS: u64 = 1_000_000_000;
+const QUEUE_PATIENCE_MAX_NS: u64 = 60_000_000_000;
+
+/// A second look at a queue in which a connection waited.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueCheck {
+    listener: ListenerId,
+    pub(crate) due: u64,
+    patience: u64,
+}
 
 impl Keeper {
     pub(crate) fn on_guard_pipe(&mut self) {
@@ -80,9 +93,18 @@ impl Keeper {
         self.tell(Event::MainExited { generation: id, status });
         if hung_up {
             self.look_at_tree(id);
+        } else if self.has_hung_up(id) {
+            self.on_tree_empty(id);
         } else {
             self.disown_abandoned(id);
         }
+    }
+
+    fn has_hung_up(&self, id: GenerationId) -> bool {
+        let Some(calls) = self.state.generation(id).and_then(|generation| generation.calls) else { return true };
+        let mut sources = [PollFd::new(&calls, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut sources, Some(&at_once)).is_ok() && sources[0].revents().contains(PollFlags::HUP)
     }
 
     /// The filter's descriptor hung up: no process is left under it.
@@ -124,6 +146,10 @@ impl Keeper {
 
     /// Listeners of which no living process of the generation has a copy any more.
     pub(crate) fn disown_abandoned(&mut self, id: GenerationId) {
+        let held = self.state.listeners_of(id);
+        if held.is_empty() {
+            return;
+        }
         let members = self.members(id);
         let mut present = BTreeSet::new();
         for seen in members {
@@ -133,24 +159,83 @@ impl Keeper {
                 Err(_) => return, // cannot be seen: assume that it has them
             }
         }
-        let abandoned: Vec<ListenerId> = self
-            .state
-            .listeners
-            .iter()
-            .filter(|listener| listener.owner == Some(id) && !present.contains(&listener.inode))
-            .map(|listener| listener.id)
-            .collect();
+        let abandoned = |id: &ListenerId| self.state.listener(*id).is_some_and(|listener| !present.contains(&listener.inode));
+        let abandoned: Vec<ListenerId> = held.into_iter().filter(abandoned).collect();
         self.disown(&abandoned);
     }
 
+    /// Nobody accepts on these any more. Their queues are long from now on and go to the next who binds; new connections go
+    /// to the other workers of the generation, if it has any.
     pub(crate) fn disown(&mut self, listeners: &[ListenerId]) {
         for id in listeners {
-            if let Some(listener) = self.state.listener_mut(*id) {
-                listener.owner = None;
-                let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
+            let Some(listener) = self.state.listener_mut(*id) else { continue };
+            listener.owner = None;
+            let (socket, binder) = (listener.socket, listener.binder.take());
+            let (service, key) = (listener.service.clone(), listener.key);
+            let _ = rustix::net::listen(socket, HELD_BACKLOG);
+            if !self.selected_owners(&service, &key).is_empty()
+                && let Some(group) = self.state.group_mut(&service, &key)
+            {
+                let steps = group.order.deselect(*id);
+                let _ = self.carry_out(&service, &key, &steps, 0);
             }
-            self.dirty = true;
+            self.commit();
+            if let Some(binder) = binder {
+                binder.close();
+            }
             self.tell_listener(*id);
+        }
+    }
+
+    // --- listeners that nobody has any more although their generation lives ---
+
+    /// Watches for the end of the process that bound it, and for connections that wait on it.
+    pub(crate) fn watch_listener(&self, id: ListenerId) {
+        if let Some(listener) = self.state.listener(id) {
+            if let Some(binder) = listener.binder {
+                self.watch(Source::Binder(id), binder);
+            }
+            self.watch_once(Source::Queue(id), listener.socket);
+        }
+    }
+
+    /// The process that bound it has ended.
+    pub(crate) fn on_binder_exit(&mut self, id: ListenerId) {
+        if let Some(binder) = self.state.listener_mut(id).and_then(|listener| listener.binder.take()) {
+            self.commit();
+            binder.close();
+        }
+        if let Some(owner) = self.state.listener(id).and_then(|listener| listener.owner) {
+            self.disown_abandoned(owner);
+        }
+    }
+
+    /// A connection waits. That is no news yet: it is looked at again a while later.
+    pub(crate) fn on_queue(&mut self, id: ListenerId) {
+        let due = clock::monotonic_ns() + QUEUE_PATIENCE_NS;
+        self.queue_checks.retain(|check| check.listener != id);
+        self.queue_checks.push(QueueCheck { listener: id, due, patience: QUEUE_PATIENCE_NS });
+    }
+
+    /// Queues that were not empty a while ago and are not now: has somebody the socket? A server that is merely slow does, and is
+    /// looked at ever more rarely.
+    pub(crate) fn check_queues(&mut self) {
+        let now = clock::monotonic_ns();
+        let (due, later): (Vec<QueueCheck>, Vec<QueueCheck>) =
+            std::mem::take(&mut self.queue_checks).into_iter().partition(|check| check.due <= now);
+        self.queue_checks = later;
+        for check in due {
+            let Some(listener) = self.state.listener(check.listener).cloned() else { continue };
+            let Some(owner) = listener.owner else { continue };
+            if socket::accept_queue(listener.socket).unwrap_or(0) == 0 {
+                self.watch_once(Source::Queue(check.listener), listener.socket);
+                continue;
+            }
+            self.disown_abandoned(owner);
+            if self.state.listener(check.listener).is_some_and(|listener| listener.owner.is_some()) {
+                let patience = (check.patience * 2).min(QUEUE_PATIENCE_MAX_NS);
+                self.queue_checks.push(QueueCheck { due: now + patience, patience, ..check });
+            }
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Newcomer<'a> {
     pub(crate) owner: Option<GenerationId>,
     pub(crate) origin: Origin,
     pub(crate) backlog: i32,
+    /// Descriptor of the process that bound it.
+    pub(crate) binder: Option<OwnedFd>,
 }
 
 impl Keeper {
@@ -53,8 +55,11 @@ impl Keeper {
             owner: newcomer.owner,
             last_owner: newcomer.owner,
             origin: newcomer.origin,
+            binder: newcomer.binder.map(TableFd::keep),
         });
+        let beside_its_own = newcomer.owner.is_some_and(|owner| self.selected_owners(&service, &key).contains(&owner));
         let steps = match self.state.group_mut(&service, &key) {
+            Some(group) if beside_its_own => group.order.join_selected(id),
             Some(group) => group.order.join(id),
             None => vec![Step::Listen(Member::Listener(id))],
         };
@@ -71,8 +76,15 @@ impl Keeper {
             return Err(error);
         }
         self.dirty = true;
+        self.watch_listener(id);
         self.tell_listener(id);
         Ok(id)
+    }
+
+    /// The generations whose listeners take the new connections of a group.
+    pub(crate) fn selected_owners(&self, service: &str, key: &Key) -> Vec<GenerationId> {
+        let selected = self.state.group(service, key).map_or(&[][..], |group| group.order.selected());
+        selected.iter().filter_map(|id| self.state.listener(*id)?.owner).collect()
     }
 
     /// Carries out a plan. Only a failing `listen` of a member stops it: a program or a mute that the kernel refuses (an MPTCP
@@ -82,6 +94,7 @@ impl Keeper {
         let socket_of = |member: Member| match member {
             Member::Anchor => anchor,
             Member::Listener(id) => self.state.listener(id).map(|listener| listener.socket),
+            Member::Foreign(_) => None,
         };
         for step in steps {
             match step {
@@ -129,7 +142,7 @@ impl Keeper {
                 .iter()
                 .filter_map(|member| match member {
                     Member::Listener(id) if wanted(*id) => Some(*id),
-                    Member::Listener(_) | Member::Anchor => None,
+                    Member::Listener(_) | Member::Anchor | Member::Foreign(_) => None,
                 })
                 .collect();
             let steps = group.order.select(&targets);
@@ -151,7 +164,15 @@ impl Keeper {
         let mut parked = Vec::new();
         for key in keys {
             let socket = socket::bound(&key, true)?;
-            parked.push(self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog: HELD_BACKLOG })?);
+            parked.push(self.join(Newcomer {
+                service,
+                key,
+                socket,
+                owner: None,
+                origin: Origin::Held,
+                backlog: HELD_BACKLOG,
+                binder: None,
+            })?);
         }
         self.select_where(service, |listener| parked.contains(&listener));
         Ok(())
@@ -185,6 +206,9 @@ impl Keeper {
         // The successor of a keeper that dies here sweeps the socket away and states the program again.
         self.commit();
         listener.socket.close();
+        if let Some(binder) = listener.binder {
+            binder.close();
+        }
         let _ = self.carry_out(&listener.service, &listener.key, &after, 0);
         self.drop_empty_groups();
         self.tell(Event::ListenerGone { listener: id });
@@ -246,6 +270,9 @@ impl Keeper {
             }
             self.state.listeners.retain(|listener| listener.id != id);
             listener.socket.close();
+            if let Some(binder) = listener.binder {
+                binder.close();
+            }
         }
         for group in self.state.groups.clone() {
             let mut steps = group.order.restate();

@@ -83,6 +83,6 @@ impl Keeper {
         drop(socket::bound(&key, false)?);
         let socket = socket::bound(&key, true)?;
         let backlog = HELD_BACKLOG;
-        self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog }).map(|_| ())
+        self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None }).map(|_| ())
     }
 }

@@ -1,7 +1,8 @@
 //! The keeper's loop: one thread, one epoll, no runtime. Each source is dealt with to its end, then the state is written down.
 
+use crate::exits::QueueCheck;
 use crate::life::Life;
-use crate::protocol::{FromKeeper, GenerationId};
+use crate::protocol::{FromKeeper, GenerationId, ListenerId};
 use crate::spawn::sources;
 use crate::state::State;
 use rustix::event::epoll;
@@ -34,6 +35,10 @@ pub(crate) enum Source {
     Calls(GenerationId),
     /// The end of a main process whose parent is not of ours any more.
     Stray(GenerationId),
+    /// The end of a process that bound a listener and is not the main process.
+    Binder(ListenerId),
+    /// A connection waits on a listener.
+    Queue(ListenerId),
 }
 
 impl Source {
@@ -47,15 +52,20 @@ impl Source {
             Self::Report(generation) => 1 << 56 | generation.0,
             Self::Calls(generation) => 2 << 56 | generation.0,
             Self::Stray(generation) => 3 << 56 | generation.0,
+            Self::Binder(listener) => 4 << 56 | listener.0,
+            Self::Queue(listener) => 5 << 56 | listener.0,
         }
     }
 
     fn of(token: u64) -> Option<Self> {
-        let generation = GenerationId(token & ((1 << 56) - 1));
+        let number = token & ((1 << 56) - 1);
+        let (generation, listener) = (GenerationId(number), ListenerId(number));
         match (token >> 56, token) {
             (1, _) => Some(Self::Report(generation)),
             (2, _) => Some(Self::Calls(generation)),
             (3, _) => Some(Self::Stray(generation)),
+            (4, _) => Some(Self::Binder(listener)),
+            (5, _) => Some(Self::Queue(listener)),
             (0, 1) => Some(Self::GuardPipe),
             (0, 2) => Some(Self::GuardDeath),
             (0, 3) => Some(Self::Children),
@@ -83,6 +93,7 @@ pub(crate) struct Keeper {
     guard: OwnedFd,
     pub(crate) releases: Option<DestroyEvents>,
     pub(crate) outbox: VecDeque<FromKeeper>,
+    pub(crate) queue_checks: Vec<QueueCheck>,
     pub(crate) ended: bool,
 }
 
@@ -136,6 +147,7 @@ impl Keeper {
             guard,
             releases: None,
             outbox: VecDeque::new(),
+            queue_checks: Vec::new(),
             ended: false,
         };
         keeper.watch(Source::Children, &keeper.children);
@@ -162,6 +174,10 @@ impl Keeper {
         for id in ids {
             self.watch_generation(id);
         }
+        let listeners: Vec<ListenerId> = self.state.listeners.iter().map(|listener| listener.id).collect();
+        for id in listeners {
+            self.watch_listener(id);
+        }
         self.answer_left_call();
         self.reap();
         self.find_lost_exits();
@@ -183,6 +199,15 @@ impl Keeper {
         let data = epoll::EventData::new_u64(source.token());
         // EEXIST: watched already. Anything else cannot be helped here and shows as a source that stays silent.
         let _ = epoll::add(&self.epoll, descriptor, data, epoll::EventFlags::IN);
+    }
+
+    /// Watches for one event; to be called again for the next.
+    pub(crate) fn watch_once(&self, source: Source, descriptor: impl std::os::fd::AsFd) {
+        let data = epoll::EventData::new_u64(source.token());
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        if epoll::add(&self.epoll, &descriptor, data, flags) == Err(Errno::EXIST) {
+            let _ = epoll::modify(&self.epoll, &descriptor, data, flags);
+        }
     }
 
     pub(crate) fn watch_generation(&self, id: GenerationId) {
@@ -225,6 +250,8 @@ impl Keeper {
                 }
             }
             Some(Source::Stray(id)) => self.on_stray_exit(id),
+            Some(Source::Binder(id)) => self.on_binder_exit(id),
+            Some(Source::Queue(id)) => self.on_queue(id),
             Some(Source::GuardDeath) | None => {}
         }
     }
@@ -242,7 +269,8 @@ impl Keeper {
         let hold = (!self.state.waiting.is_empty()).then_some(HOLD_RETRY_NS);
         let daemon = self.daemon_due.map(|due| due.saturating_sub(now));
         let outbox = (!self.outbox.is_empty()).then_some(20_000_000);
-        let nanoseconds = [hold, daemon, outbox].into_iter().flatten().min()?;
+        let queue = self.queue_checks.iter().map(|check| check.due.saturating_sub(now)).min();
+        let nanoseconds = [hold, daemon, outbox, queue].into_iter().flatten().min()?;
         Some(rustix::event::Timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 })
     }
 
@@ -254,6 +282,7 @@ impl Keeper {
         if !self.state.waiting.is_empty() {
             self.try_holds();
         }
+        self.check_queues();
         self.flush();
     }
 }

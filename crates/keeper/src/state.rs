@@ -76,6 +76,8 @@ pub(crate) struct Listener {
     pub(crate) owner: Option<GenerationId>,
     pub(crate) last_owner: Option<GenerationId>,
     pub(crate) origin: Origin,
+    /// The process that bound it, watched if it is not the main process: when it ends, somebody else may have the socket, or nobody.
+    pub(crate) binder: Option<TableFd>,
 }
 
 /// Listeners among which the kernel chooses.
@@ -145,7 +147,7 @@ impl State {
             let notify = generation.notify.as_ref().map(|(socket, _)| *socket);
             [generation.pidfd, generation.report, generation.calls, generation.output, generation.error, notify]
         });
-        let listeners = self.listeners.iter().map(|listener| Some(listener.socket));
+        let listeners = self.listeners.iter().flat_map(|listener| [Some(listener.socket), listener.binder]);
         let groups = self.groups.iter().map(|group| Some(group.anchor));
         [Some(self.control), Some(self.lock), self.daemon.channel]
             .into_iter()

@@ -18,6 +18,8 @@ pub(crate) enum Member {
     Anchor,
     /// A held listener.
     Listener(ListenerId),
+    /// A stranger of the same user that joined the group: its inode. It is never selected, but it has an index.
+    Foreign(u32),
 }
 
 /// One thing to do to the kernel.
@@ -89,6 +91,43 @@ impl Order {
         }
     }
 
+    /// A listener joins those that are selected, as one more worker of the same generation.
+    pub(crate) fn join_selected(&mut self, listener: ListenerId) -> Vec<Step> {
+        let mut steps = self.join(listener);
+        steps.extend(self.select_also(listener));
+        steps
+    }
+
+    /// A member takes its share beside those that are selected.
+    pub(crate) fn select_also(&mut self, listener: ListenerId) -> Vec<Step> {
+        let mut targets = self.selected.clone();
+        if !targets.contains(&listener) {
+            targets.push(listener);
+        }
+        self.select(&targets)
+    }
+
+    /// One of several that are selected takes nothing more; the only one stays.
+    pub(crate) fn deselect(&mut self, listener: ListenerId) -> Vec<Step> {
+        let others: Vec<ListenerId> = self.selected.iter().copied().filter(|selected| *selected != listener).collect();
+        self.select(&others)
+    }
+
+    /// Takes note of the strangers that are in the group now: new ones have joined after all that were there before, and
+    /// the last member has moved into the place of each that left. Call it before each change of ours.
+    pub(crate) fn meet(&mut self, present: &[u32]) -> Vec<Step> {
+        let before = self.members.clone();
+        while let Some(gone) = self.members.iter().position(|member| matches!(member, Member::Foreign(inode) if !present.contains(inode))) {
+            self.members.swap_remove(gone);
+        }
+        for inode in present {
+            if !self.members.contains(&Member::Foreign(*inode)) {
+                self.members.push(Member::Foreign(*inode));
+            }
+        }
+        if before == self.members { Vec::new() } else { vec![Step::Program(self.selection())] }
+    }
+
     /// `join` came to nothing: the kernel refused the `listen`.
     pub(crate) fn not_joined(&mut self, listener: ListenerId) {
         self.members.retain(|member| *member != Member::Listener(listener));
@@ -112,7 +151,7 @@ impl Order {
         for member in &self.members {
             match member {
                 Member::Listener(listener) if !self.selected.contains(listener) => steps.push(self.mute(*listener)),
-                Member::Listener(_) | Member::Anchor => {}
+                Member::Listener(_) | Member::Anchor | Member::Foreign(_) => {}
             }
         }
         steps
@@ -163,6 +202,7 @@ mod tests {
         match member {
             Member::Anchor => 0,
             Member::Listener(listener) => listener.0,
+            Member::Foreign(inode) => 1_000_000 + u64::from(inode),
         }
     }
 
@@ -173,11 +213,13 @@ mod tests {
                 Step::Mute(member, except) => drop(self.muted.insert(number(*member), *except)),
                 Step::Unmute(listener) => drop(self.muted.remove(&listener.0)),
                 Step::Listen(member) => self.sockets.push(*member),
-                Step::Close(listener) => {
-                    let index = self.sockets.iter().position(|member| *member == Member::Listener(*listener)).expect("a member");
-                    self.sockets.swap_remove(index);
-                }
+                Step::Close(listener) => self.leave(Member::Listener(*listener)),
             }
+        }
+
+        fn leave(&mut self, member: Member) {
+            let index = self.sockets.iter().position(|present| *present == member).expect("a member");
+            self.sockets.swap_remove(index);
         }
 
         /// Every listener that a request from this port may reach now, whatever chance decides.
@@ -207,6 +249,10 @@ mod tests {
         Route(usize),
         Unroute,
         Leave(usize),
+        JoinSelected,
+        Deselect(usize),
+        StrangerComes,
+        StrangerGoes(usize),
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -217,6 +263,10 @@ mod tests {
             2 => (0_usize..8).prop_map(Act::Route),
             1 => Just(Act::Unroute),
             3 => (0_usize..8).prop_map(Act::Leave),
+            2 => Just(Act::JoinSelected),
+            1 => (0_usize..8).prop_map(Act::Deselect),
+            1 => Just(Act::StrangerComes),
+            1 => (0_usize..8).prop_map(Act::StrangerGoes),
         ]
     }
 
@@ -234,10 +284,11 @@ mod tests {
                 prop_assert!(kernel.reach(CLIENT).is_empty());
             }
             let mut next = 0;
+            let mut strangers: Vec<u32> = Vec::new();
             for act in acts {
                 let here: Vec<ListenerId> = order.members.iter().filter_map(|member| match member {
                     Member::Listener(listener) => Some(*listener),
-                    Member::Anchor => None,
+                    Member::Anchor | Member::Foreign(_) => None,
                 }).collect();
                 let nth = |n: usize| here.get(n % here.len().max(1)).copied();
                 let before: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
@@ -251,14 +302,33 @@ mod tests {
                     Act::Route(n) => nth(n).map_or_else(Vec::new, |one| order.route(Some((PROBE, one)))),
                     Act::Unroute => order.route(None),
                     Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| order.leave(one)),
+                    Act::JoinSelected => { next += 1; order.join_selected(ListenerId(next)) }
+                    Act::Deselect(n) => nth(n).map_or_else(Vec::new, |one| order.deselect(one)),
+                    Act::StrangerComes => {
+                        next += 1;
+                        strangers.push(next as u32);
+                        kernel.sockets.push(Member::Foreign(next as u32));
+                        order.meet(&strangers)
+                    }
+                    Act::StrangerGoes(n) => {
+                        if !strangers.is_empty() {
+                            let gone = strangers.remove(n % strangers.len());
+                            kernel.leave(Member::Foreign(gone));
+                        }
+                        order.meet(&strangers)
+                    }
                 };
                 let after: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
                 for step in &steps {
                     kernel.perform(step);
                     let reached = kernel.reach(CLIENT);
-                    prop_assert!(reached.iter().all(|socket| before.contains(socket) || after.contains(socket)), "{reached:?} after {step:?}");
+                    // A stranger is not muted by us: between a close and the next program chance may choose it.
+                    let ours = reached.iter().filter(|socket| **socket < 1_000_000);
+                    prop_assert!(ours.clone().all(|socket| before.contains(socket) || after.contains(socket)), "{reached:?} after {step:?}");
                 }
-                prop_assert_eq!(kernel.reach(CLIENT), after);
+                if !after.is_empty() || strangers.is_empty() {
+                    prop_assert_eq!(kernel.reach(CLIENT), after);
+                }
                 if let Some((_, routed)) = order.route {
                     prop_assert_eq!(kernel.reach(PROBE), BTreeSet::from([routed.0]));
                 }
