@@ -43,6 +43,7 @@ impl Keeper {
                 let _ = self.carry_out(&service, &key, &steps, 1);
             }
         }
+        self.meet_strangers(&service, &key);
         let id = ListenerId(self.state.next_listener);
         self.state.next_listener += 1;
         let listening = TableFd::keep(newcomer.socket);
@@ -134,6 +135,7 @@ impl Keeper {
     fn select_where(&mut self, service: &str, wanted: impl Fn(ListenerId) -> bool) {
         let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
         for key in keys {
+            self.meet_strangers(service, &key);
             let Some(group) = self.state.group_mut(service, &key) else { continue };
             let before = group.order.selected().to_vec();
             let targets: Vec<ListenerId> = group
@@ -183,6 +185,7 @@ impl Keeper {
         for id in self.state.listeners_of(generation) {
             let Some(listener) = self.state.listener(id) else { continue };
             let (service, key) = (listener.service.clone(), listener.key);
+            self.meet_strangers(&service, &key);
             if let Some(group) = self.state.group_mut(&service, &key) {
                 let steps = group.order.route(source_port.map(|port| (port, id)));
                 let _ = self.carry_out(&service, &key, &steps, 0);
@@ -194,6 +197,7 @@ impl Keeper {
     /// Closes our duplicate of a listener; returns how many connections waited in its queue.
     pub(crate) fn release(&mut self, id: ListenerId) -> u32 {
         let Some(listener) = self.state.listener(id).cloned() else { return 0 };
+        self.meet_strangers(&listener.service, &listener.key);
         let mut after = Vec::new();
         if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
             let steps = group.order.leave(id);

@@ -11,7 +11,7 @@ use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::DestroyEvents;
 use stayput_kernel::table::{self, TableFd};
 use stayput_kernel::{clock, process};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Why the loop ended.
@@ -94,6 +94,8 @@ pub(crate) struct Keeper {
     pub(crate) releases: Option<DestroyEvents>,
     pub(crate) outbox: VecDeque<FromKeeper>,
     pub(crate) queue_checks: Vec<QueueCheck>,
+    /// Inodes of strangers that the brain was told of.
+    pub(crate) strangers: BTreeSet<u32>,
     pub(crate) ended: bool,
 }
 
@@ -148,6 +150,7 @@ impl Keeper {
             releases: None,
             outbox: VecDeque::new(),
             queue_checks: Vec::new(),
+            strangers: BTreeSet::new(),
             ended: false,
         };
         keeper.watch(Source::Children, &keeper.children);

@@ -17,4 +17,5 @@ mod serve;
 mod spawn;
 mod state;
 mod steering;
+mod strangers;
 mod tree;

@@ -449,9 +449,119 @@ fn guard_does_errands(brain: &mut Brain, host: &str) {
     strace.wait().expect("wait");
 }
 
+/// Two workers with a socket each (SO_REUSEPORT): both take their share, and when one is killed the other takes all, until a
+/// third binds, who is given the dead one's socket and what waits on it.
+fn workers(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import os, socket
+def serve():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('{host}', {port})); s.listen(64)
+    while True:
+        peer, _ = s.accept(); peer.sendall(str(os.getpid()).encode()); peer.close()
+for _ in range(2):
+    if os.fork() == 0: serve()
+input_ = os.open('{fifo}', os.O_RDONLY)
+os.read(input_, 1)
+if os.fork() == 0: serve()
+os.wait()
+while True: os.wait()
+",
+        port = address.port(),
+        fifo = fifo().display(),
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    let (one, two) = (brain.listening(1), brain.listening(1));
+    assert_ne!(one.inode, two.inode);
+    let both = answers(address, 60);
+    assert_eq!(both.len(), 2, "both take their share: {both:?}");
+    kill(both[0].parse().expect("a pid"));
+    brain.wait("abandoned listener", |event| match event {
+        Event::Listener(facts) if facts.owner.is_none() && !facts.selected => Some(()),
+        _ => None,
+    });
+    assert_eq!(answers(address, 60), [both[1].clone()]);
+    std::fs::OpenOptions::new().write(true).open(fifo()).expect("open").write_all(b"x").expect("write");
+    let third = brain.wait("third worker", |event| match event {
+        Event::Listener(facts) if facts.origin == Origin::Swapped && facts.selected => Some(facts.clone()),
+        _ => None,
+    });
+    assert!([one.inode, two.inode].contains(&third.inode));
+    assert_eq!(answers(address, 60).len(), 2);
+    let _ = std::fs::remove_file(fifo());
+}
+
+fn fifo() -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("stayput-scenario-fifo-{}", std::process::id()));
+    if !path.exists() {
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("fifo");
+    }
+    path
+}
+
+/// It closes its listener and goes on: the held duplicate must not swallow connections for ever unseen.
+fn closes_and_goes_on(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import socket, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('{host}', {port})); s.listen(5); s.close()
+time.sleep(1000)
+",
+        port = address.port()
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    brain.listening(1);
+    let _waiting = TcpStream::connect(address).expect("queued");
+    brain.wait("abandoned listener", |event| matches!(event, Event::Listener(facts) if facts.owner.is_none()).then_some(()));
+}
+
+/// A stranger of the same user joins the group between two generations: he is told of, and the switch still hits its mark.
+fn stranger_in_the_group(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    let key = stayput_kernel::socket::Key::new(address, false);
+    let stranger = stayput_kernel::socket::bound(&key, true).expect("the same user may");
+    rustix::net::listen(&stranger, 16).expect("listen");
+    let inode = stayput_kernel::socket::inode(&stranger).expect("inode");
+    assert_eq!(answers(address, 20), ["1"], "the program still names the first");
+    brain.serve(2, address);
+    let told = brain.wait("stranger", |event| match event {
+        Event::Stranger { inode, .. } => Some(*inode),
+        _ => None,
+    });
+    assert_eq!(told, inode);
+    brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    drop(stranger);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"], "he left, and the last moved into his place");
+}
+
+/// MPTCP listeners, as Go opens them: they cannot carry a program, the anchor does.
+fn mptcp(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = SERVER
+        .replace("socket.socket(getattr(socket, sys.argv[2]))", "socket.socket(getattr(socket, sys.argv[2]), socket.SOCK_STREAM, 262)");
+    for id in 1..=2 {
+        brain.spawn(id, &["python3", "-c", &script, host, "AF_INET", &address.port().to_string()]);
+        brain.listening(id);
+        assert_eq!(answers(address, 50), ["1"]);
+    }
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
+    brain.tree_empty(1);
+    brain.done(Request::Release { generation: GenerationId(1) });
+    assert_eq!(answers(address, 50), ["2"]);
+}
+
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 18] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -465,6 +575,10 @@ const SCENARIOS: [Scenario; 14] = [
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
     ("exec-stages", exec_stages, ""),
+    ("workers", workers, "127.0.0.1"),
+    ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
+    ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
+    ("mptcp", mptcp, "127.0.0.1"),
     ("closes-and-binds-again", closes_and_binds_again, "127.0.0.1"),
 ];
 

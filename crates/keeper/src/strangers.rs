@@ -1,0 +1,55 @@
+//! Sockets of the same user that are not the service's and share or shadow its port. The kernel lets them; we tell, and count them in
+//! when we say which index is whose.
+
+use crate::keeper::Keeper;
+use crate::protocol::Event;
+use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, States};
+use stayput_kernel::socket::{self, Key};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+impl Keeper {
+    /// Looks who else listens on a group's port, tells of those that are new, and takes note of those that are in the group.
+    /// There is no kernel event for a new listener: it is called before each change of a group.
+    pub(crate) fn meet_strangers(&mut self, service: &str, key: &Key) {
+        if self.state.group(service, key).is_none() {
+            return;
+        }
+        let listening = listening_on(key.address.port());
+        let held = self.state.listeners.iter().map(|listener| listener.inode);
+        let anchors = self.state.groups.iter().filter_map(|group| socket::inode(group.anchor.as_fd()).ok());
+        let ours: BTreeSet<u32> = held.chain(anchors).collect();
+        let strange: Vec<&Socket> = listening.iter().filter(|found| !ours.contains(&found.inode) && key_of(found).overlaps(key)).collect();
+        let new: Vec<Event> = strange
+            .iter()
+            .filter(|found| !self.strangers.contains(&found.inode))
+            .map(|found| Event::Stranger { service: service.to_owned(), address: found.local, inode: found.inode })
+            .collect();
+        let members: Vec<u32> = strange.iter().filter(|found| key_of(found) == *key).map(|found| found.inode).collect();
+        self.strangers.extend(strange.iter().map(|found| found.inode));
+        if let Some(group) = self.state.group_mut(service, key) {
+            let steps = group.order.meet(&members);
+            let _ = self.carry_out(service, key, &steps, 0);
+        }
+        for event in new {
+            self.tell(event);
+        }
+    }
+}
+
+fn listening_on(port: u16) -> Vec<Socket> {
+    let Ok(mut diag) = SockDiag::open() else { return Vec::new() };
+    let mut found = Vec::new();
+    for family in Family::ALL {
+        let query = Query::new(family, Protocol::Tcp, States::LISTEN).port(port);
+        // What cannot be listed cannot be told of; nothing else depends on it.
+        if let Ok((sockets, _)) = diag.sockets(&query) {
+            found.extend(sockets);
+        }
+    }
+    found
+}
+
+fn key_of(found: &Socket) -> Key {
+    Key { device: found.interface.map_or(0, |index| index.get() as i32), ..Key::new(found.local, found.v6only.unwrap_or(false)) }
+}
