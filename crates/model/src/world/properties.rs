@@ -8,7 +8,7 @@ use crate::service::{EADDRINUSE, Target};
 use proptest::prelude::*;
 use std::time::Duration;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Act {
     Deliver(u8),
     Pass(u64),

@@ -277,7 +277,8 @@ fn a_second_ctrl_c_kills_at_once() {
 
 #[test]
 fn stop_in_every_phase() {
-    let phases: [(&str, fn(&mut Sim)); 12] = [
+    type Prepare = fn(&mut Sim);
+    let phases: [(&str, Prepare); 12] = [
         ("up 1:spawning", |_| ()),
         ("up 1:starting", |sim| {
             sim.seconds(0);
