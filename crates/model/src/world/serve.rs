@@ -53,7 +53,11 @@ impl Service {
         let before: Vec<GenerationId> = self
             .generations
             .values()
-            .filter(|generation| generation.id != id && matches!(generation.phase, Phase::Serving { .. } | Phase::Orphaned))
+            .filter(|generation| {
+                // One that the connections were on their way back to is overtaken.
+                let had = matches!(generation.phase, Phase::Serving { .. } | Phase::Orphaned | Phase::Switching(Way::Back { .. }));
+                generation.id != id && had
+            })
             .map(|generation| generation.id)
             .collect();
         let way_back = before.iter().any(|old| {
@@ -97,12 +101,18 @@ impl Service {
     /// The old generation finishes what it has.
     fn drain(&mut self, id: GenerationId, soak: Duration, turn: &mut Turn<'_>) {
         let within = self.config.drain.max(soak);
-        let Some(generation) = self.generations.get_mut(&id) else { return };
-        let (from, not_before) = match generation.phase {
+        let Some(phase) = self.generations.get(&id).map(|generation| generation.phase.clone()) else { return };
+        let (from, not_before) = match phase {
             Phase::Serving { from, .. } => (from, turn.now.plus(soak)),
+            Phase::Switching(Way::Back { from, failed, failure }) => {
+                if let Some(ledger) = self.ledger_to_mut(failed) {
+                    ledger.outcome = Outcome::RolledBack(failure);
+                }
+                (from, turn.now)
+            }
             Phase::Spawning
             | Phase::Starting { .. }
-            | Phase::Switching(_)
+            | Phase::Switching(Way::Forward)
             | Phase::Orphaned
             | Phase::Draining { .. }
             | Phase::Stopping { .. }
@@ -111,7 +121,9 @@ impl Service {
         };
         let phase =
             Phase::Draining { kind: Drain::Handover { from }, deadline: turn.now.plus(self.config.drain), not_before, report: None };
-        generation.enter(phase, turn.now);
+        if let Some(generation) = self.generations.get_mut(&id) {
+            generation.enter(phase, turn.now);
+        }
         turn.effect(Effect::Watch { generation: id, within });
     }
 

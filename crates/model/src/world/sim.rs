@@ -1,1 +1,487 @@
+//! A keeper and processes made of nothing, for tests: it answers every effect as the real ones would, and time is moved by hand.
 
+use crate::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
+use crate::event::{DrainReport, Effect, Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin, Scope, StopWay};
+use crate::generation::{Drain, Phase, Way};
+use crate::mono::Mono;
+use crate::notice::What;
+use crate::reconcile::{Facts, GenerationFacts};
+use crate::service::{EADDRINUSE, Plan, Service, Target};
+use crate::world::World;
+use crate::{Blob, event};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// One generation's processes.
+#[derive(Debug, Clone)]
+pub(super) struct Proc {
+    pub(super) main: Option<ExitStatus>,
+    pub(super) main_lives: bool,
+    pub(super) others_live: bool,
+    pub(super) executed: bool,
+}
+
+pub(super) struct Sim {
+    pub(super) world: World,
+    pub(super) now: Mono,
+    pub(super) procs: BTreeMap<GenerationId, Proc>,
+    pub(super) listeners: BTreeMap<ListenerId, ListenerFacts>,
+    pub(super) queue: VecDeque<Event>,
+    pub(super) said: Vec<What>,
+    pub(super) forgotten: BTreeSet<GenerationId>,
+    pub(super) exit: Option<u8>,
+    /// Addresses that a stranger has.
+    pub(super) taken: BTreeSet<SocketAddr>,
+    pub(super) waiting: BTreeSet<SocketAddr>,
+    /// Whether processes heed the stop signal.
+    pub(super) obey: bool,
+    /// The next steers and parks fail.
+    pub(super) refuse: bool,
+    /// The next commands cannot be executed, with this error number.
+    pub(super) exec_errno: Option<i32>,
+    /// Signals sent, for the tests that look.
+    pub(super) signals: Vec<(GenerationId, i32, Scope)>,
+    next_listener: u64,
+}
+
+pub(super) const WEB: &str = "web";
+
+pub(super) fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], port))
+}
+
+impl Sim {
+    /// An instance of `run` whose service is changed by `change`.
+    pub(super) fn new(change: impl FnOnce(&mut ServiceConfig)) -> Self {
+        let mut config = ServiceConfig::new(WEB, vec![b"server".to_vec()]);
+        change(&mut config);
+        let config = InstanceConfig { name: WEB.to_owned(), mode: Mode::Run, report: ReportStyle::Plain, services: vec![config] };
+        let mut sim = Self {
+            world: World::new(config, 1),
+            now: Mono(1_000_000_000),
+            procs: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            queue: VecDeque::new(),
+            said: Vec::new(),
+            forgotten: BTreeSet::new(),
+            exit: None,
+            taken: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            obey: true,
+            refuse: false,
+            exec_errno: None,
+            signals: Vec::new(),
+            next_listener: 0,
+        };
+        sim.step(Event::Start { service: WEB.to_owned() });
+        sim
+    }
+
+    pub(super) fn service(&self) -> &Service {
+        &self.world.services[WEB]
+    }
+
+    /// One event and its effects; what they cause is queued.
+    pub(super) fn step(&mut self, event: Event) {
+        let before = self.world.clone();
+        let effects = self.world.step(event, self.now);
+        for effect in effects {
+            self.perform(effect, &before);
+        }
+        self.check();
+    }
+
+    /// One event, and everything that follows from it.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.step(event);
+        self.deliver();
+    }
+
+    pub(super) fn deliver(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            self.step(event);
+        }
+    }
+
+    /// Time passes; whatever is due on the way happens in its order.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.deliver();
+        let end = self.now.plus(time);
+        while let Some(deadline) = self.world.next_deadline().filter(|deadline| *deadline <= end) {
+            self.now = deadline;
+            self.tell(Event::Tick);
+        }
+        self.now = end;
+        self.tell(Event::Tick);
+    }
+
+    fn check(&self) {
+        assert!(self.world.next_deadline().is_none_or(|deadline| deadline > self.now), "a deadline in the past: {}", self.picture());
+        let service = self.service();
+        let serving = service.generations.values().filter(|generation| generation.is_serving()).count();
+        assert!(serving <= 1, "two serve: {}", self.picture());
+        let incoming = service.generations.values().filter(|generation| generation.is_incoming()).count();
+        assert!(incoming <= 1, "two come in: {}", self.picture());
+        let draining = service.generations.values().filter(|generation| matches!(generation.phase, Phase::Draining { .. })).count();
+        assert!(draining <= 4, "too many drain: {}", self.picture());
+        let mut selected = BTreeSet::new();
+        for listener in self.listeners.values().filter(|listener| listener.selected) {
+            assert!(selected.insert(listener.address), "two are selected on {}: {}", listener.address, self.picture());
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, before: &World) {
+        match effect {
+            Effect::Hold { service, address } => {
+                if self.taken.contains(&address) {
+                    self.waiting.insert(address);
+                    self.queue.push_back(Event::HoldWaits { service, address, errno: EADDRINUSE });
+                } else {
+                    self.hold(address);
+                }
+            }
+            Effect::Spawn { generation, .. } => {
+                let fails = self.exec_errno;
+                let proc = Proc { main: None, main_lives: fails.is_none(), others_live: false, executed: fails.is_none() };
+                assert!(self.procs.insert(generation, proc).is_none(), "an id was used twice");
+                let pid = 1000 + i32::try_from(generation.0).unwrap();
+                self.queue.push_back(Event::Spawned { generation, pid });
+                self.queue.push_back(match fails {
+                    None => Event::Executed { generation, untrapped: None },
+                    Some(errno) => Event::ExecFailed { generation, failure: ExecFailure { stage: "execve".to_owned(), errno } },
+                });
+            }
+            Effect::Steer { generation, .. } => self.steer(generation),
+            Effect::Park { service } => {
+                if std::mem::take(&mut self.refuse) {
+                    self.queue.push_back(Event::ParkFailed { service, what: "refused".to_owned() });
+                    return;
+                }
+                let addresses: Vec<SocketAddr> = self.listeners.values().filter(|l| l.selected).map(|l| l.address).collect();
+                for listener in self.listeners.values_mut() {
+                    listener.selected = false;
+                }
+                for address in addresses {
+                    self.make(address, None, Origin::Held, true);
+                }
+                self.queue.push_back(Event::Parked { service });
+            }
+            Effect::Signal { generation, signal, scope } => {
+                self.signals.push((generation, signal, scope));
+                self.signal(generation, signal, scope);
+            }
+            Effect::Release { generation } => {
+                let theirs: Vec<ListenerId> = self.listeners.values().filter(|l| belongs(l, generation)).map(|l| l.id).collect();
+                self.check_release(generation, &theirs, before);
+                for id in theirs {
+                    self.listeners.remove(&id);
+                    self.queue.push_back(Event::ListenerGone { listener: id });
+                }
+                self.queue.push_back(Event::Released { generation, queued: Some(0) });
+            }
+            Effect::ReleaseService { .. } => {
+                let hold_over = before.services[WEB].unserved.is_some_and(|since| since.plus(self.service().config.hold) <= self.now);
+                assert!(self.service().target == Target::Down || hold_over, "released while up: {}", self.picture());
+                for id in std::mem::take(&mut self.listeners).into_keys() {
+                    self.queue.push_back(Event::ListenerGone { listener: id });
+                }
+                self.waiting.clear();
+            }
+            Effect::Forget { generation } => {
+                let dead = self.procs.get(&generation).is_none_or(|proc| !proc.main_lives && !proc.others_live);
+                assert!(dead, "forgot generation {generation}, which lives: {}", self.picture());
+                assert!(self.forgotten.insert(generation), "forgot generation {generation} twice");
+            }
+            Effect::Snapshot { to, .. } => {
+                self.queue.push_back(Event::Snapshot { to, old: Some(DrainReport { queued: 1, open: 5, idle: 0, busy: 2 }) });
+            }
+            Effect::Say(notice) => self.said.push(notice.what),
+            Effect::Exit { status } => {
+                assert!(self.exit.replace(status).is_none(), "told to exit twice");
+            }
+            Effect::Probe { .. } | Effect::StopProbe { .. } | Effect::Watch { .. } | Effect::StopWatch { .. } => {}
+        }
+    }
+
+    /// A socket that holds a port is closed only at stop or after the hold time.
+    fn check_release(&self, generation: GenerationId, listeners: &[ListenerId], before: &World) {
+        let selected = listeners.iter().any(|id| self.listeners[id].selected);
+        let due = matches!(
+            before.services[WEB].generations.get(&generation).map(|generation| &generation.phase),
+            Some(Phase::Gone { until }) if *until <= self.now
+        );
+        assert!(
+            !selected || due || self.service().target == Target::Down,
+            "a port was closed by releasing generation {generation}: {}",
+            self.picture()
+        );
+    }
+
+    fn hold(&mut self, address: SocketAddr) {
+        if !self.listeners.values().any(|listener| listener.address == address && listener.selected) {
+            self.make(address, None, Origin::Held, true);
+        }
+        self.queue.push_back(Event::Held { service: WEB.to_owned(), address });
+    }
+
+    fn make(&mut self, address: SocketAddr, owner: Option<GenerationId>, origin: Origin, selected: bool) -> ListenerId {
+        self.next_listener += 1;
+        let id = ListenerId(self.next_listener);
+        let facts = ListenerFacts {
+            id,
+            service: WEB.to_owned(),
+            owner,
+            last_owner: None,
+            address,
+            v6only: false,
+            inode: u32::try_from(self.next_listener).unwrap() + 100,
+            origin,
+            selected,
+        };
+        self.listeners.insert(id, facts.clone());
+        self.queue.push_back(Event::Listener(facts));
+        id
+    }
+
+    fn steer(&mut self, generation: GenerationId) {
+        let theirs: Vec<SocketAddr> = self.listeners.values().filter(|l| l.owner == Some(generation)).map(|l| l.address).collect();
+        if std::mem::take(&mut self.refuse) || theirs.is_empty() {
+            return self.queue.push_back(Event::SteerFailed { generation, what: "refused".to_owned() });
+        }
+        for listener in self.listeners.values_mut().filter(|listener| theirs.contains(&listener.address)) {
+            listener.selected = listener.owner == Some(generation);
+            self.queue.push_back(Event::Listener(listener.clone()));
+        }
+        self.queue.push_back(Event::Steered { generation });
+    }
+
+    fn signal(&mut self, generation: GenerationId, signal: i32, scope: Scope) {
+        let Some(proc) = self.procs.get_mut(&generation) else { return };
+        if signal != 9 && !self.obey {
+            return;
+        }
+        let main = proc.main_lives;
+        let others = proc.others_live && scope == Scope::Tree;
+        if main {
+            self.end_main(generation, ExitStatus::Signalled(signal));
+        }
+        if others {
+            self.end_others(generation);
+        }
+    }
+
+    /// The main process ends.
+    pub(super) fn end_main(&mut self, generation: GenerationId, status: ExitStatus) {
+        let Some(proc) = self.procs.get_mut(&generation).filter(|proc| proc.main_lives) else { return };
+        proc.main_lives = false;
+        proc.main = Some(status);
+        self.queue.push_back(Event::MainExited { generation, status });
+        self.empty(generation);
+    }
+
+    /// All other processes of the tree end.
+    pub(super) fn end_others(&mut self, generation: GenerationId) {
+        let Some(proc) = self.procs.get_mut(&generation).filter(|proc| proc.others_live) else { return };
+        proc.others_live = false;
+        self.empty(generation);
+    }
+
+    fn empty(&mut self, generation: GenerationId) {
+        let proc = &self.procs[&generation];
+        if proc.main_lives || proc.others_live {
+            return;
+        }
+        for listener in self.listeners.values_mut().filter(|listener| listener.owner == Some(generation)) {
+            listener.owner = None;
+            listener.last_owner = Some(generation);
+            self.queue.push_back(Event::Listener(listener.clone()));
+        }
+        self.queue.push_back(Event::TreeEmpty { generation });
+    }
+
+    /// The generation listens: on the socket that waits for it, else on one of its own.
+    pub(super) fn listen(&mut self, generation: GenerationId, port: u16) {
+        let lives = self.procs.get(&generation).is_some_and(|proc| proc.executed && (proc.main_lives || proc.others_live));
+        let address = address(port);
+        if !lives || self.listeners.values().any(|l| l.owner == Some(generation) && l.address == address) {
+            return;
+        }
+        let waits =
+            self.listeners.values_mut().find(|listener| listener.address == address && listener.owner.is_none() && listener.selected);
+        if let Some(listener) = waits {
+            listener.owner = Some(generation);
+            listener.last_owner = None;
+            listener.origin = Origin::Swapped;
+            self.queue.push_back(Event::Listener(listener.clone()));
+            return;
+        }
+        let first = !self.listeners.values().any(|listener| listener.address == address && listener.selected);
+        self.make(address, Some(generation), Origin::Adopted, first);
+    }
+
+    /// The stranger lets go.
+    pub(super) fn free(&mut self, port: u16) {
+        let address = address(port);
+        self.taken.remove(&address);
+        if self.waiting.remove(&address) {
+            self.hold(address);
+        }
+    }
+
+    /// The daemon dies and a new one carries on. What it was told and had not handled yet is lost.
+    pub(super) fn daemon_dies(&mut self) {
+        self.queue.clear();
+        let Ok(Blob::State(world)) = Blob::decode(&Blob::State(Box::new(self.world.clone())).encode()) else { panic!("not a state") };
+        self.world = *world;
+        let facts = Facts {
+            generations: self
+                .procs
+                .iter()
+                .filter(|(id, _)| !self.forgotten.contains(id))
+                .map(|(id, proc)| GenerationFacts {
+                    service: WEB.to_owned(),
+                    id: *id,
+                    pid: 1000 + i32::try_from(id.0).unwrap(),
+                    executed: proc.executed.then_some(None),
+                    exec_failed: (!proc.executed).then(|| ExecFailure { stage: "execve".to_owned(), errno: 2 }),
+                    exit: proc.main,
+                    tree_empty: !proc.main_lives && !proc.others_live,
+                })
+                .collect(),
+            listeners: self.listeners.values().cloned().collect(),
+            waiting: self.waiting.iter().map(|address| (WEB.to_owned(), *address)).collect(),
+        };
+        let before = self.world.clone();
+        self.exit = None;
+        for effect in self.world.reconcile(&facts, self.now) {
+            self.perform(effect, &before);
+        }
+        self.check();
+    }
+
+    /// What there is, in one line.
+    pub(super) fn picture(&self) -> String {
+        let service = self.service();
+        let mut text = match service.target {
+            Target::Up => "up".to_owned(),
+            Target::Down => "down".to_owned(),
+        };
+        match &service.plan {
+            Plan::Rest => {}
+            Plan::Hold { .. } => text.push_str(" hold"),
+            Plan::BackOff { .. } => text.push_str(" backoff"),
+            Plan::Park => text.push_str(" park"),
+            Plan::Succeed { after } => {
+                let _ = write!(text, " after-{after}");
+            }
+        }
+        for generation in service.generations.values() {
+            let phase = match &generation.phase {
+                Phase::Spawning => "spawning",
+                Phase::Starting { deadline: None, .. } => "overdue",
+                Phase::Starting { .. } => "starting",
+                Phase::Switching(Way::Forward) => "switching",
+                Phase::Switching(Way::Back { .. }) => "back",
+                Phase::Serving { soak: Some(_), .. } => "soaking",
+                Phase::Serving { soak: None, .. } => "serving",
+                Phase::Orphaned => "orphaned",
+                Phase::Draining { kind: Drain::Handover { .. }, .. } => "draining",
+                Phase::Draining { kind: Drain::Parked, .. } => "finishing",
+                Phase::Stopping { kill_at: Some(_), .. } => "stopping",
+                Phase::Stopping { kill_at: None, .. } => "killed",
+                Phase::Gone { .. } => "gone",
+                Phase::Releasing => "releasing",
+            };
+            let _ = write!(text, " {}:{phase}", generation.id);
+        }
+        text
+    }
+}
+
+fn belongs(listener: &ListenerFacts, generation: GenerationId) -> bool {
+    listener.owner == Some(generation) || (listener.owner.is_none() && listener.last_owner == Some(generation))
+}
+
+/// The words of the scenarios.
+impl Sim {
+    fn id(n: u64) -> GenerationId {
+        event::GenerationId(n)
+    }
+
+    pub(super) fn listens(&mut self, n: u64, port: u16) -> &mut Self {
+        self.listen(Self::id(n), port);
+        self.deliver();
+        self
+    }
+
+    pub(super) fn is_ready(&mut self, n: u64) -> &mut Self {
+        self.tell(Event::Ready { generation: Self::id(n), evidence: "test".to_owned() });
+        self
+    }
+
+    pub(super) fn up(&mut self, n: u64) -> &mut Self {
+        self.deliver();
+        self.listens(n, 80).is_ready(n)
+    }
+
+    pub(super) fn dies(&mut self, n: u64, status: i32) -> &mut Self {
+        self.end_main(Self::id(n), ExitStatus::Exited(status));
+        self.deliver();
+        self
+    }
+
+    pub(super) fn workers(&mut self, n: u64) -> &mut Self {
+        self.procs.get_mut(&Self::id(n)).unwrap().others_live = true;
+        self
+    }
+
+    pub(super) fn workers_end(&mut self, n: u64) -> &mut Self {
+        self.end_others(Self::id(n));
+        self.deliver();
+        self
+    }
+
+    pub(super) fn restart(&mut self) -> &mut Self {
+        self.tell(Event::Restart { service: WEB.to_owned() });
+        self
+    }
+
+    pub(super) fn ctrl_c(&mut self) -> &mut Self {
+        self.tell(Event::Shutdown { way: StopWay::Gentle, signal: Some(2) });
+        self
+    }
+
+    pub(super) fn has_left(&mut self, n: u64, open: u32, idle: u32) -> &mut Self {
+        self.tell(Event::Drain { generation: Self::id(n), report: DrainReport { queued: 0, open, idle, busy: open - idle } });
+        self
+    }
+
+    pub(super) fn refused(&mut self, n: u64, port: u16) -> &mut Self {
+        self.tell(Event::BindRefused { generation: Self::id(n), address: address(port), errno: EADDRINUSE });
+        self
+    }
+
+    pub(super) fn seconds(&mut self, seconds: u64) -> &mut Self {
+        self.pass(Duration::from_secs(seconds));
+        self
+    }
+
+    pub(super) fn millis(&mut self, millis: u64) -> &mut Self {
+        self.pass(Duration::from_millis(millis));
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn is(&mut self, picture: &str) -> &mut Self {
+        assert_eq!(self.picture(), picture);
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn said(&mut self, is: impl Fn(&What) -> bool) -> &mut Self {
+        assert!(self.said.iter().any(is), "not said: {:#?}", self.said);
+        self
+    }
+}
