@@ -46,14 +46,15 @@ pub(crate) fn event(event: &Event) -> String {
     }
 }
 
-/// The account of a restart, a fact per line.
+/// The account of a restart: a counted fact per line, then what nobody counted.
 pub(crate) fn ledger(ledger: &Ledger) -> String {
     let mut text = format!("{}\n", ledger_head(ledger));
-    for (fact, value) in ledger_facts(ledger) {
+    let (counted, uncounted) = ledger_facts(ledger);
+    for (fact, value) in counted {
         let _ = writeln!(text, "  {fact:<24} {value}");
     }
-    if let Some(reason) = &ledger.reason {
-        let _ = writeln!(text, "  {:<24} {}", "reason", printable(reason));
+    if !uncounted.is_empty() {
+        wrap(&mut text, &format!("{}: {}", stayput_wire::status::NOT_MEASURED, uncounted.join(", ")));
     }
     text
 }
@@ -73,23 +74,28 @@ fn ledger_head(ledger: &Ledger) -> String {
     }
 }
 
-fn ledger_facts(ledger: &Ledger) -> [(&'static str, String); 9] {
-    let gap = match ledger.gap_ms {
-        Measured::Count(milliseconds) => duration(milliseconds),
-        Measured::NotMeasured => stayput_wire::status::NOT_MEASURED.to_owned(),
-    };
-    let listener = if ledger.listener_gap { "yes: connections may have been refused" } else { "never" };
-    [
-        ("old connections drained", ledger.drained.to_string()),
-        ("old connections cut", ledger.cut.to_string()),
-        ("idle ones closed", ledger.idle_closed.to_string()),
-        ("waited in the old queue", ledger.queued.to_string()),
-        ("lost with a failed one", ledger.lost.to_string()),
-        ("refused", ledger.refused.to_string()),
-        ("accepted by the new one", ledger.accepted.to_string()),
-        ("nobody accepted for", gap),
-        ("without any listener", listener.to_owned()),
-    ]
+/// What was counted, and what was not.
+fn ledger_facts(ledger: &Ledger) -> (Vec<(&'static str, String)>, Vec<&'static str>) {
+    let (mut counted, mut uncounted) = (Vec::new(), Vec::new());
+    for (fact, value) in [
+        ("old connections drained", ledger.drained),
+        ("old connections cut", ledger.cut),
+        ("idle ones closed", ledger.idle_closed),
+        ("waited in the old queue", ledger.queued),
+        ("lost with a failed one", ledger.lost),
+        ("refused", ledger.refused),
+        ("accepted by the new one", ledger.accepted),
+        ("nobody accepted for", ledger.gap_ms),
+    ] {
+        match value {
+            Measured::Count(milliseconds) if fact == "nobody accepted for" => counted.push((fact, duration(milliseconds))),
+            Measured::Count(count) => counted.push((fact, count.to_string())),
+            Measured::NotMeasured => uncounted.push(fact),
+        }
+    }
+    let listener = if ledger.listener_gap { "for a while: connections may have been refused" } else { "never" };
+    counted.push(("without any listener", listener.to_owned()));
+    (counted, uncounted)
 }
 
 /// An instance as a few short tables.
@@ -143,9 +149,13 @@ fn service_text(text: &mut String, service: &ServiceStatus) {
         evidence_note(text, service);
     }
     if let Some(last) = &service.ledger {
-        let facts: Vec<_> = ledger_facts(last).into_iter().map(|(fact, value)| format!("{fact} {value}")).collect();
-        let reason = last.reason.as_ref().map_or(String::new(), |reason| format!("; {}", printable(reason)));
+        let (counted, uncounted) = ledger_facts(last);
+        let facts: Vec<_> = counted.into_iter().map(|(fact, value)| format!("{fact} {value}")).collect();
+        let reason = last.reason.as_ref().map_or(String::new(), |reason| format!(" ({})", printable(reason)));
         wrap(text, &format!("last {}{reason}; {}", ledger_head(last), facts.join(", ")));
+        if !uncounted.is_empty() {
+            wrap(text, &format!("{}: {}", stayput_wire::status::NOT_MEASURED, uncounted.join(", ")));
+        }
     }
 }
 

@@ -115,10 +115,9 @@ restart of generation 3 by 4: switched
   idle ones closed         1
   waited in the old queue  0
   lost with a failed one   0
-  refused                  not measured
-  accepted by the new one  not measured
   nobody accepted for      0 ms
   without any listener     never
+  not measured: refused, accepted by the new one
 "
     );
 }
