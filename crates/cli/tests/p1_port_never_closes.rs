@@ -59,7 +59,36 @@ fn kill_part(env: &TestEnv, part: &str) {
     }
 }
 
+/// Stops one of stayput's own processes for a while under load: traffic flows, and afterwards everything works.
+fn freeze_part(env: &TestEnv, part: &str) {
+    let port = env.port();
+    let mut running = env.run("web", &["--soak", "300ms"], &env.misbehave("trivial", port));
+    running.wait_answer(port);
+    running.wait_ready();
+    let frozen = running.part(part);
+    let load = Plan::port(port).rate(200.0).start().unwrap();
+    process::signal(frozen, Signal::STOP);
+    wait::until_true("its stop", PATIENCE, || process::state(frozen) == Some('T')).unwrap();
+    load.wait_ok(300, PATIENCE).unwrap();
+    process::signal(frozen, Signal::CONT);
+    running.restart_well();
+    load.stop().unwrap().assert_nothing_lost();
+    running.stop();
+}
+
 both_users! {
+    fn sigstop_of_the_keeper(env) {
+        freeze_part(env, "keeper");
+    }
+
+    fn sigstop_of_the_daemon(env) {
+        freeze_part(env, "daemon");
+    }
+
+    fn sigstop_of_the_guard(env) {
+        freeze_part(env, "guard");
+    }
+
     fn sigkill_of_a_trivial_server(env) {
         let port = env.port();
         kill_service(env, "trivial", &env.misbehave("trivial", port), port);

@@ -113,6 +113,16 @@ both_users! {
         three_generations(&restart_twice(env, "flood", &env.misbehave("flood-bind --ms 3000", port), port));
     }
 
+    fn of_a_server_that_floods_its_output(env) {
+        let port = env.port();
+        three_generations(&restart_twice(env, "chatter", &env.misbehave("chatter --ms 700", port), port));
+    }
+
+    fn of_a_server_that_closed_its_output(env) {
+        let port = env.port();
+        three_generations(&restart_twice(env, "mute", &env.misbehave("mute", port), port));
+    }
+
     fn of_a_server_that_listens_late(env) {
         let port = env.port();
         three_generations(&restart_twice(env, "late", &env.misbehave("late --ms 800", port), port));

@@ -53,8 +53,6 @@ pub struct TestEnv {
     running: AtomicU32,
 }
 
-static COUNTER: AtomicU32 = AtomicU32::new(0);
-
 impl TestEnv {
     /// `stayput` is the binary under test: `env!("CARGO_BIN_EXE_stayput")` in a test of that package.
     ///
@@ -66,8 +64,8 @@ impl TestEnv {
         // Short: a Unix socket's path has room for 107 bytes.
         let dir = tempfile::Builder::new().prefix("stayput-").tempdir().expect("a temporary directory");
         set_mode(dir.path(), 0o755);
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("testkit-{}-{count}-{}", std::process::id(), dir.path().display());
+        // In the environment, the arguments and the working directory of everything that is started here.
+        let mark = dir.path().display().to_string();
         let misbehave = stayput.as_ref().with_file_name("misbehave");
         assert!(
             misbehave.exists(),

@@ -1,5 +1,5 @@
 //! A load client that accounts for every request exactly once. It owns the plan, its thread and the handle; what is counted stands in
-//! [`report`], one request on the wire in [`exchange`], the two ways to offer load in [`engine`].
+//! `report`, one request on the wire in `exchange`, the two ways to offer load in `engine`.
 //!
 //! It refuses to talk to anything but loopback, and to run without an end.
 

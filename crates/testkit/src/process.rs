@@ -14,7 +14,8 @@ pub struct Marked {
     pub command: String,
 }
 
-/// Every live process whose environment or command line contains `mark`. Processes of other users are seen by root alone.
+/// Every live process whose environment, command line or working directory contains `mark`: nginx, for one, writes its title over the first two.
+/// Processes of other users are seen by root alone.
 pub fn marked(mark: &str) -> Vec<Marked> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -28,7 +29,10 @@ pub fn marked(mark: &str) -> Vec<Marked> {
             let dir = format!("/proc/{pid}");
             let read = |name: &str| fs::read(Path::new(&dir).join(name)).unwrap_or_default();
             let (environment, command) = (read("environ"), read("cmdline"));
-            let is_marked = contains(&environment, mark.as_bytes()) || contains(&command, mark.as_bytes());
+            let place = fs::read_link(Path::new(&dir).join("cwd")).unwrap_or_default();
+            let is_marked = contains(&environment, mark.as_bytes())
+                || contains(&command, mark.as_bytes())
+                || contains(place.as_os_str().as_encoded_bytes(), mark.as_bytes());
             (is_marked && is_alive(pid)).then(|| Marked { pid, command: words(&command) })
         })
         .collect()

@@ -166,12 +166,8 @@ impl<'env> Running<'env> {
         let output = self.env.cli(arguments, Duration::from_secs(90));
         let document: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
         let lines = document["last_output"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        Restart {
-            code: output.status.code(),
-            ledger: document["ledger"].clone(),
-            last_output: lines.collect::<Vec<_>>().join("\n"),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let last_output = lines.collect::<Vec<_>>().join("\n");
+        Restart { code: output.status.code(), ledger: document, last_output, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
     /// As [`Running::restart`], and it must have switched.

@@ -93,6 +93,15 @@ enum Mode {
     OpenFds(Where),
     /// Prints its environment's names and values as one line of JSON, then serves
     Environment(Where),
+    /// Serves, and writes lines to its standard output as fast as it can for --ms
+    Chatter {
+        #[command(flatten)]
+        place: Where,
+        #[arg(long, default_value_t = 1000)]
+        ms: u64,
+    },
+    /// Serves with its standard output and standard error closed to whoever reads them
+    Mute(Where),
     /// Serves over MPTCP, as Go does by default since 1.24
     Mptcp(Where),
     /// Serves with SO_REUSEPORT set by itself, with two listeners on the same port
@@ -216,6 +225,18 @@ fn run(mode: Mode) -> io::Result<ExitCode> {
             let _serving = listen_and_serve(&place)?;
             live_on()
         }
+        Mode::Chatter { place, ms } => {
+            let _serving = listen_and_serve(&place)?;
+            chatter(Duration::from_millis(ms))?;
+            live_on()
+        }
+        Mode::Mute(place) => {
+            let null = std::fs::File::options().write(true).open("/dev/null")?;
+            rustix::stdio::dup2_stdout(&null)?;
+            rustix::stdio::dup2_stderr(&null)?;
+            let _serving = listen_and_serve(&place)?;
+            live_on()
+        }
         Mode::Mptcp(place) => {
             let _serving = serve::start(listen::mptcp(&place)?)?;
             live_on()
@@ -235,6 +256,18 @@ fn run(mode: Mode) -> io::Result<ExitCode> {
 
 fn listen_and_serve(place: &Where) -> io::Result<serve::Serving> {
     serve::start(listen::tcp(place)?)
+}
+
+fn chatter(time: Duration) -> io::Result<()> {
+    let (end, line) = (Instant::now() + time, [b'x'; 99]);
+    let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    while Instant::now() < end {
+        for _ in 0..1000 {
+            out.write_all(&line)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()
 }
 
 fn stamp(file: &std::path::Path) -> io::Result<ExitCode> {
