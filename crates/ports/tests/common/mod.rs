@@ -1,4 +1,5 @@
 //! A network namespace of one's own, and sockets in every state the bind rule knows.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests: what fails here fails the test")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -130,7 +131,7 @@ pub(crate) fn read_eof(fd: &OwnedFd) {
 
 /// Writes until the peer's window and our buffer are full.
 pub(crate) fn fill(fd: &OwnedFd) {
-    let block = [7; 65536];
+    let block = vec![7; 65536];
     while rustix::net::send(fd, &block, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok() {}
 }
 
