@@ -193,8 +193,21 @@ impl Proc {
     /// # Errors
     /// It is gone, or not ours to read.
     pub fn net_namespace(&self, pid: Pid) -> Result<u64, Error> {
-        let link = self.link(pid, "ns/net")?;
-        bracketed(link.as_os_str().as_bytes(), b"net:[").ok_or_else(|| failed(pid, "ns/net", Errno::INVAL))
+        self.namespace(&format!("{pid}/ns/net"))
+    }
+
+    /// Inode of the calling thread's network namespace: setns(2) and unshare(2) change it for one thread alone.
+    ///
+    /// # Errors
+    /// The link is not there.
+    pub fn own_net_namespace(&self) -> Result<u64, Error> {
+        self.namespace("thread-self/ns/net")
+    }
+
+    fn namespace(&self, path: &str) -> Result<u64, Error> {
+        let wrap = |errno| Error { path: path.to_owned(), errno };
+        let link = readlinkat(&self.root, path, Vec::new()).map_err(wrap)?;
+        bracketed(link.as_bytes(), b"net:[").ok_or_else(|| wrap(Errno::INVAL))
     }
 
     /// Its path in the cgroup v2 hierarchy (the `0::` line of `/proc/PID/cgroup`), `None` on a machine without one.

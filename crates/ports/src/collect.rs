@@ -420,9 +420,6 @@ impl Look<'_> {
     /// Asks the kernel itself, where that harms nobody.
     fn probe(&self, server: &Server, port: u16, sockets: &[PortSocket], verdict: &Verdict) -> Probe {
         let same = |socket: &&PortSocket| socket.transport == server.transport;
-        if server.reuseport && sockets.iter().filter(same).any(|socket| socket.role.holds()) {
-            return Probe::NotMade { reason: "a probe with SO_REUSEPORT could join the group and take its traffic" };
-        }
         if server.transport == Transport::Udp && sockets.iter().any(|socket| same(&socket)) {
             return Probe::NotMade { reason: "a UDP probe could share the port and take its datagrams" };
         }
@@ -432,8 +429,9 @@ impl Look<'_> {
         if server.uid != self.us.uid && verdict.errno == Some("EACCES") {
             return Probe::NotMade { reason: "the kernel would judge the probe by our rights" };
         }
-        // Listening beside a socket that is bound and about to listen would make its listen() fail.
-        let listen = server.transport == Transport::Tcp && !sockets.iter().filter(same).any(|socket| socket.role == Role::Bound);
+        // Listening beside a socket that is bound and about to listen would make its listen() fail; listening with
+        // SO_REUSEPORT beside a listener would join its group and take connections. A mere bind() does neither.
+        let listen = server.transport == Transport::Tcp && !sockets.iter().filter(same).any(|socket| socket.role.holds());
         let attempt = Attempt {
             protocol: if server.transport == Transport::Udp { Protocol::Udp } else { Protocol::Tcp },
             address: SocketAddr::new(server.address, port),

@@ -16,8 +16,7 @@ const MOST_NAMESPACES: usize = 512;
 
 /// Listeners on any of `ports` in namespaces other than ours that a visible process lives in. Empty without root.
 pub(crate) fn listeners(proc: &Proc, pids: &[Pid], ports: &HashSet<u16>) -> Vec<ElsewhereListener> {
-    let us = rustix::process::getpid().as_raw_nonzero().get();
-    let (Ok(own), true) = (proc.net_namespace(us), rustix::process::geteuid().is_root()) else { return Vec::new() };
+    let (Ok(own), true) = (proc.own_net_namespace(), rustix::process::geteuid().is_root()) else { return Vec::new() };
     let mut namespaces: BTreeMap<u64, Pid> = BTreeMap::new();
     for &pid in pids {
         if let Ok(id) = proc.net_namespace(pid)

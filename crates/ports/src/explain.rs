@@ -320,6 +320,9 @@ pub fn next_steps(report: &Report, root: bool) -> Vec<Step> {
 /// The right command for a process that somebody manages.
 pub fn managed(process: &Process, port: u16) -> Option<(String, &'static str)> {
     Some(match process.manager.as_ref()? {
+        Manager::Stayput(service) if service.service.is_empty() => {
+            ("stayput status".to_owned(), "stayput holds the port for one of its services")
+        }
         Manager::Stayput(service) => {
             (format!("stayput stop {}", service.service), "it is a service of stayput (`stayput restart` keeps the port)")
         }

@@ -148,7 +148,7 @@ fn confirmed(port: u16) -> Result<bool, Error> {
 
 fn stop(plan: &Plan, args: &Args) -> Result<(), Error> {
     let port = plan.port;
-    match free::stop(plan, args.grace, args.force).map_err(wait::failed)? {
+    match free::stop(plan, args.grace, args.force).map_err(|error| wait::failed(&error))? {
         Stopped::Released { killed } if killed.is_empty() => {}
         Stopped::Released { killed } => {
             output::say(&format!("Needed SIGKILL: {}\n", list(&killed)));
@@ -179,7 +179,7 @@ fn list(pids: &[i32]) -> String {
 /// Looks again: connections of a holder that was just stopped are orphans by now.
 fn drop_ownerless(port: u16, transport: Transport, args: &Args) -> Result<(), Error> {
     let plan = free::plan(&look(port)?, transport, args.anyway);
-    let Destroyed { destroyed, denied, unsupported } = free::destroy_ownerless(&plan).map_err(wait::failed)?;
+    let Destroyed { destroyed, denied, unsupported } = free::destroy_ownerless(&plan).map_err(|error| wait::failed(&error))?;
     if denied {
         return Err(Error::new(Kind::NotPermitted, "dropping the kernel's connections needs root (CAP_NET_ADMIN)")
             .hint(format!("run `sudo stayput free {port} --kernel`")));

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::complain(&format!("waiting for port {port} to {wish}. {}\n", report.summary));
         }
     };
-    let done = wait::wait(port, &until, deadline, about).map_err(failed)?;
+    let done = wait::wait(port, &until, deadline, about).map_err(|error| failed(&error))?;
     if !args.quiet {
         let took = seconds(start.elapsed());
         let line = if done {
@@ -126,10 +126,10 @@ fn is(until: &Until) -> &'static str {
 }
 
 /// An error of waiting for people.
-pub(crate) fn failed(error: wait::Error) -> Error {
-    match &error {
+pub(crate) fn failed(error: &wait::Error) -> Error {
+    match error {
         wait::Error::Hopeless { .. } => Error::new(Kind::Failed, error.to_string()).hint("`stayput why PORT` tells more"),
-        wait::Error::Netlink(_) => Error::new(Kind::NotPermitted, "cannot wait").because(&error),
+        wait::Error::Netlink(_) => Error::new(Kind::NotPermitted, "cannot wait").because(error),
     }
 }
 

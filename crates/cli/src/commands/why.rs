@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stayput_kernel::sock_diag::DestroyEvents;
 use stayput_ports::bind::Server;
 use stayput_ports::explain::{host, seconds, shorten, since};
-use stayput_ports::facts::{Fact, Holder, Manager, PortSocket, Role, Via};
+use stayput_ports::facts::{AcceptQueue, Fact, Holder, Manager, PortSocket, Role, Via};
 use stayput_ports::verdict::{Basis, Probe, Verdict};
 use stayput_ports::{Options, Outcome, Report, inspect, spec};
 
@@ -320,7 +320,7 @@ fn without_times(reports: &[Report]) -> String {
         }
         for socket in &report.sockets {
             let _ = write!(out, "{}{}{:?}{:?};", socket.state.name(), host(socket.local.ip()), socket.remote, socket.pids.value());
-            let _ = write!(out, "{:?}", socket.accept_queue.map(|queue| queue.is_full()));
+            let _ = write!(out, "{:?}", socket.accept_queue.map(AcceptQueue::is_full));
         }
         for holder in &report.holders {
             let _ = write!(out, "{}{:?}", holder.process.pid, holder.process.is_stopped());
