@@ -38,7 +38,7 @@ impl Keeper {
             if let Ok(anchor) = socket::bound(&key, true) {
                 let (anchor, mut order) = (TableFd::keep(anchor), Order::default());
                 let steps = order.found();
-                self.state.groups.push(Group { service: service.clone(), key, anchor, order });
+                self.state.groups.push(Group { service: service.clone(), key, anchor, fillers: Vec::new(), order });
                 self.commit();
                 let _ = self.carry_out(&service, &key, &steps, 1);
             }
@@ -76,10 +76,43 @@ impl Keeper {
             self.drop_empty_groups();
             return Err(error);
         }
+        self.end_fillers(&service, &key);
         self.dirty = true;
         self.watch_listener(id);
         self.tell_listener(id);
         Ok(id)
+    }
+
+    fn end_fillers(&mut self, service: &str, key: &Key) {
+        let Some(group) = self.state.group_mut(service, key) else { return };
+        let steps = group.order.end_fillers();
+        let ended = |member: Member| steps.contains(&Step::Close(member));
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut group.fillers).into_iter().partition(|(member, _)| ended(*member));
+        group.fillers = kept;
+        self.commit();
+        for (_, filler) in gone {
+            filler.close();
+        }
+        let _ = self.carry_out(service, key, &steps, 0);
+    }
+
+    /// Keeps the places of the selected while a listener leaves, so that for no instant a program names a wrong index.
+    fn add_filler(&mut self, leaving: &Listener) {
+        let (service, key) = (&leaving.service, &leaving.key);
+        let Ok(socket) = socket::bound(key, true) else { return };
+        let Some(group) = self.state.group_mut(service, key) else { return };
+        let Some((filler, steps)) = group.order.filler_for(leaving.id) else { return };
+        let socket = TableFd::keep(socket);
+        group.fillers.push((filler, socket));
+        self.commit();
+        if self.carry_out(service, key, &steps, 1).is_err()
+            && let Some(group) = self.state.group_mut(service, key)
+        {
+            group.fillers.retain(|(member, _)| *member != filler);
+            group.order.no_filler(filler);
+            self.commit();
+            socket.close();
+        }
     }
 
     /// The generations whose listeners take the new connections of a group.
@@ -95,6 +128,10 @@ impl Keeper {
         let socket_of = |member: Member| match member {
             Member::Anchor => anchor,
             Member::Listener(id) => self.state.listener(id).map(|listener| listener.socket),
+            Member::Filler(_) => {
+                let fillers = &self.state.group(service, key)?.fillers;
+                fillers.iter().find(|(filler, _)| *filler == member).map(|(_, socket)| *socket)
+            }
             Member::Foreign(_) => None,
         };
         for step in steps {
@@ -144,7 +181,7 @@ impl Keeper {
                 .iter()
                 .filter_map(|member| match member {
                     Member::Listener(id) if wanted(*id) => Some(*id),
-                    Member::Listener(_) | Member::Anchor | Member::Foreign(_) => None,
+                    Member::Listener(_) | Member::Anchor | Member::Filler(_) | Member::Foreign(_) => None,
                 })
                 .collect();
             let steps = group.order.select(&targets);
@@ -198,10 +235,11 @@ impl Keeper {
     pub(crate) fn release(&mut self, id: ListenerId) -> u32 {
         let Some(listener) = self.state.listener(id).cloned() else { return 0 };
         self.meet_strangers(&listener.service, &listener.key);
+        self.add_filler(&listener);
         let mut after = Vec::new();
         if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
             let steps = group.order.leave(id);
-            let close = steps.iter().position(|step| *step == Step::Close(id)).unwrap_or(steps.len());
+            let close = steps.iter().position(|step| *step == Step::Close(Member::Listener(id))).unwrap_or(steps.len());
             after = steps[close..].to_vec();
             let _ = self.carry_out(&listener.service, &listener.key, &steps[..close], 0);
         }
@@ -234,23 +272,19 @@ impl Keeper {
         }
         self.commit();
         let gone: Vec<Group> = gone;
-        for group in gone {
-            group.anchor.close();
-        }
+        gone.into_iter().for_each(Group::close);
         listeners.into_iter().map(|id| self.release(id)).sum()
     }
 
     fn drop_empty_groups(&mut self) {
         let (empty, kept): (Vec<Group>, Vec<Group>) =
-            std::mem::take(&mut self.state.groups).into_iter().partition(|group| group.order.members().len() <= 1);
+            std::mem::take(&mut self.state.groups).into_iter().partition(|group| !group.is_used());
         self.state.groups = kept;
         self.dirty = true;
         if !empty.is_empty() {
             self.commit();
         }
-        for group in empty {
-            group.anchor.close();
-        }
+        empty.into_iter().for_each(Group::close);
     }
 
     /// Tells the brain what is now known of a listener.

@@ -1,7 +1,7 @@
 //! Everything the keeper knows, in a form that its successor can read: numbers, names and descriptors of the shared table.
 
 use crate::protocol::{Dump, ExecStage, ExitStatus, GenerationFacts, GenerationId, ListenerFacts, ListenerId, Origin, Trap, WaitingHold};
-use crate::steering::Order;
+use crate::steering::{Member, Order};
 use serde::{Deserialize, Serialize};
 use stayput_kernel::socket::Key;
 use stayput_kernel::table::TableFd;
@@ -86,7 +86,24 @@ pub(crate) struct Group {
     pub(crate) service: String,
     pub(crate) key: Key,
     pub(crate) anchor: TableFd,
+    /// Sockets that keep a place in the order.
+    pub(crate) fillers: Vec<(Member, TableFd)>,
     pub(crate) order: Order,
+}
+
+impl Group {
+    /// Whether a held listener is in it.
+    pub(crate) fn is_used(&self) -> bool {
+        self.order.members().iter().any(|member| matches!(member, Member::Listener(_)))
+    }
+
+    /// Closes what is ours alone. The state must not name the group any more.
+    pub(crate) fn close(self) {
+        self.anchor.close();
+        for (_, filler) in self.fillers {
+            filler.close();
+        }
+    }
 }
 
 impl State {
@@ -148,7 +165,10 @@ impl State {
             [generation.pidfd, generation.report, generation.calls, generation.output, generation.error, notify]
         });
         let listeners = self.listeners.iter().flat_map(|listener| [Some(listener.socket), listener.binder]);
-        let groups = self.groups.iter().map(|group| Some(group.anchor));
+        let groups = self.groups.iter().flat_map(|group| {
+            let fillers = group.fillers.iter().map(|(_, filler)| *filler);
+            fillers.chain([group.anchor]).map(Some).collect::<Vec<_>>()
+        });
         [Some(self.control), Some(self.lock), self.daemon.channel]
             .into_iter()
             .chain(generations)

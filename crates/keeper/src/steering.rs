@@ -18,6 +18,8 @@ pub(crate) enum Member {
     Anchor,
     /// A held listener.
     Listener(ListenerId),
+    /// A muted listener of our own that keeps a place, so that no other member is moved into it.
+    Filler(u32),
     /// A stranger of the same user that joined the group: its inode. It is never selected, but it has an index.
     Foreign(u32),
 }
@@ -34,7 +36,7 @@ pub(crate) enum Step {
     /// `listen`: the member joins at the end.
     Listen(Member),
     /// The last descriptor of the member's socket is closed: it leaves.
-    Close(ListenerId),
+    Close(Member),
 }
 
 /// The mirror of one group.
@@ -43,6 +45,7 @@ pub(crate) struct Order {
     members: Vec<Member>,
     selected: Vec<ListenerId>,
     route: Option<(u16, ListenerId)>,
+    next_filler: u32,
 }
 
 impl Order {
@@ -89,6 +92,42 @@ impl Order {
         } else {
             vec![self.mute(listener), Step::Listen(Member::Listener(listener))]
         }
+    }
+
+    /// Ends fillers, while it is not a selected member that would be moved into their place: right after somebody joined
+    /// who is not selected yet.
+    pub(crate) fn end_fillers(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some(index) = self.members.iter().position(|member| matches!(member, Member::Filler(_))) {
+            if self.last_is_selected() && index + 1 < self.members.len() {
+                break;
+            }
+            steps.push(Step::Close(self.members.swap_remove(index)));
+        }
+        if !steps.is_empty() {
+            steps.push(Step::Program(self.selection()));
+        }
+        steps
+    }
+
+    fn last_is_selected(&self) -> bool {
+        matches!(self.members.last(), Some(Member::Listener(last)) if self.selected.contains(last))
+    }
+
+    /// If a selected member would be moved when this one leaves: a filler to listen first, which is moved instead.
+    pub(crate) fn filler_for(&mut self, leaving: ListenerId) -> Option<(Member, Vec<Step>)> {
+        if !self.last_is_selected() || self.members.last() == Some(&Member::Listener(leaving)) || self.index(leaving).is_none() {
+            return None;
+        }
+        self.next_filler += 1;
+        let filler = Member::Filler(self.next_filler);
+        self.members.push(filler);
+        Some((filler, vec![Step::Mute(filler, None), Step::Listen(filler)]))
+    }
+
+    /// There is no filler after all.
+    pub(crate) fn no_filler(&mut self, filler: Member) {
+        self.members.retain(|member| *member != filler);
     }
 
     /// A listener joins those that are selected, as one more worker of the same generation.
@@ -151,7 +190,7 @@ impl Order {
         for member in &self.members {
             match member {
                 Member::Listener(listener) if !self.selected.contains(listener) => steps.push(self.mute(*listener)),
-                Member::Listener(_) | Member::Anchor | Member::Foreign(_) => {}
+                Member::Listener(_) | Member::Anchor | Member::Filler(_) | Member::Foreign(_) => {}
             }
         }
         steps
@@ -180,7 +219,7 @@ impl Order {
         // Before: no program may name it. The selected keep their index but for the last member, which moves.
         let before = Step::Program(self.selection());
         self.members.swap_remove(index as usize);
-        vec![before, Step::Close(listener), Step::Program(self.selection())]
+        vec![before, Step::Close(Member::Listener(listener)), Step::Program(self.selection())]
     }
 }
 
@@ -202,6 +241,7 @@ mod tests {
         match member {
             Member::Anchor => 0,
             Member::Listener(listener) => listener.0,
+            Member::Filler(filler) => 500_000 + u64::from(filler),
             Member::Foreign(inode) => 1_000_000 + u64::from(inode),
         }
     }
@@ -213,7 +253,7 @@ mod tests {
                 Step::Mute(member, except) => drop(self.muted.insert(number(*member), *except)),
                 Step::Unmute(listener) => drop(self.muted.remove(&listener.0)),
                 Step::Listen(member) => self.sockets.push(*member),
-                Step::Close(listener) => self.leave(Member::Listener(*listener)),
+                Step::Close(member) => self.leave(*member),
             }
         }
 
@@ -222,22 +262,27 @@ mod tests {
             self.sockets.swap_remove(index);
         }
 
-        /// Every listener that a request from this port may reach now, whatever chance decides.
-        fn reach(&self, port: u16) -> BTreeSet<u64> {
+        /// Every member that chance may choose for a request from this port now.
+        fn candidates(&self, port: u16) -> Vec<Member> {
             let indices = match self.program.route {
                 Some((routed, index)) if routed == port => vec![index],
                 _ => self.program.targets.clone(),
             };
-            let any = || (0..self.sockets.len() as u32).collect::<Vec<u32>>();
-            let indices = if indices.is_empty() { any() } else { indices };
-            let valid = |index: &u32| (*index as usize) < self.sockets.len();
-            let indices = if indices.iter().all(valid) { indices } else { any().into_iter().chain(indices).collect() };
-            indices
-                .into_iter()
-                .filter(valid)
-                .map(|index| number(self.sockets[index as usize]))
-                .filter(|socket| self.muted.get(socket).is_none_or(|except| *except == Some(port)))
-                .collect()
+            let exact = !indices.is_empty() && indices.iter().all(|index| (*index as usize) < self.sockets.len());
+            if exact { indices.into_iter().map(|index| self.sockets[index as usize]).collect() } else { self.sockets.clone() }
+        }
+
+        fn takes(&self, member: Member, port: u16) -> bool {
+            self.muted.get(&number(member)).is_none_or(|except| *except == Some(port))
+        }
+
+        /// Those of the candidates that do not drop it.
+        fn reach(&self, port: u16) -> BTreeSet<u64> {
+            self.candidates(port).into_iter().filter(|member| self.takes(*member, port)).map(number).collect()
+        }
+
+        fn may_drop(&self, port: u16) -> bool {
+            !self.candidates(port).into_iter().all(|member| self.takes(member, port))
         }
     }
 
@@ -288,12 +333,17 @@ mod tests {
             for act in acts {
                 let here: Vec<ListenerId> = order.members.iter().filter_map(|member| match member {
                     Member::Listener(listener) => Some(*listener),
-                    Member::Anchor | Member::Foreign(_) => None,
+                    Member::Anchor | Member::Filler(_) | Member::Foreign(_) => None,
                 }).collect();
                 let nth = |n: usize| here.get(n % here.len().max(1)).copied();
                 let before: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
                 let steps = match act {
-                    Act::Join => { next += 1; order.join(ListenerId(next)) }
+                    Act::Join => {
+                        next += 1;
+                        let mut steps = order.join(ListenerId(next));
+                        steps.extend(order.end_fillers());
+                        steps
+                    }
                     Act::Select(n) => nth(n).map_or_else(Vec::new, |one| order.select(&[one])),
                     Act::SelectTwo(n, m) => match (nth(n), nth(m)) {
                         (Some(one), Some(two)) if one != two => order.select(&[one, two]),
@@ -301,7 +351,11 @@ mod tests {
                     },
                     Act::Route(n) => nth(n).map_or_else(Vec::new, |one| order.route(Some((PROBE, one)))),
                     Act::Unroute => order.route(None),
-                    Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| order.leave(one)),
+                    Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| {
+                        let mut steps = order.filler_for(one).map_or_else(Vec::new, |(_, steps)| steps);
+                        steps.extend(order.leave(one));
+                        steps
+                    }),
                     Act::JoinSelected => { next += 1; order.join_selected(ListenerId(next)) }
                     Act::Deselect(n) => nth(n).map_or_else(Vec::new, |one| order.deselect(one)),
                     Act::StrangerComes => {
@@ -324,6 +378,10 @@ mod tests {
                     let reached = kernel.reach(CLIENT);
                     // A stranger is not muted by us: between a close and the next program chance may choose it.
                     let ours = reached.iter().filter(|socket| **socket < 1_000_000);
+                    let common = before.intersection(&after).count() > 0;
+                    if strangers.is_empty() && common {
+                        prop_assert!(!kernel.may_drop(CLIENT), "a request may have to be repeated after {step:?}");
+                    }
                     prop_assert!(ours.clone().all(|socket| before.contains(socket) || after.contains(socket)), "{reached:?} after {step:?}");
                 }
                 if !after.is_empty() || strangers.is_empty() {
@@ -347,7 +405,24 @@ mod tests {
         order.select(&[ListenerId(3)]);
         let steps = order.leave(ListenerId(1));
         let one = |index| Step::Program(Selection { route: None, targets: vec![index] });
-        assert_eq!(steps, [one(3), Step::Close(ListenerId(1)), one(1)]);
+        assert_eq!(steps, [one(3), Step::Close(Member::Listener(ListenerId(1))), one(1)]);
+    }
+
+    #[test]
+    fn a_filler_keeps_the_selected_in_its_place_until_the_next_one_joins() {
+        let mut order = Order::default();
+        order.found();
+        order.join(ListenerId(1));
+        order.join(ListenerId(2));
+        order.select(&[ListenerId(2)]);
+        let (filler, _) = order.filler_for(ListenerId(1)).expect("the selected one is the last");
+        order.leave(ListenerId(1));
+        assert_eq!(order.members(), [Member::Anchor, filler, Member::Listener(ListenerId(2))]);
+        order.join(ListenerId(3));
+        order.end_fillers();
+        assert_eq!(order.members(), [Member::Anchor, Member::Listener(ListenerId(3)), Member::Listener(ListenerId(2))]);
+        order.select(&[ListenerId(3)]);
+        assert_eq!(order.filler_for(ListenerId(2)), None, "the last one leaves: nobody is moved");
     }
 
     #[test]

@@ -6,7 +6,6 @@ use crate::protocol::Event;
 use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, States};
 use stayput_kernel::socket::{self, Key};
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 
 impl Keeper {
     /// Looks who else listens on a group's port, tells of those that are new, and takes note of those that are in the group.
@@ -17,8 +16,9 @@ impl Keeper {
         }
         let listening = listening_on(key.address.port());
         let held = self.state.listeners.iter().map(|listener| listener.inode);
-        let anchors = self.state.groups.iter().filter_map(|group| socket::inode(group.anchor.as_fd()).ok());
-        let ours: BTreeSet<u32> = held.chain(anchors).collect();
+        let own = self.state.groups.iter().flat_map(|group| group.fillers.iter().map(|(_, filler)| *filler).chain([group.anchor]));
+        let own = own.filter_map(|socket| socket::inode(socket).ok());
+        let ours: BTreeSet<u32> = held.chain(own).collect();
         let strange: Vec<&Socket> = listening.iter().filter(|found| !ours.contains(&found.inode) && key_of(found).overlaps(key)).collect();
         let new: Vec<Event> = strange
             .iter()
