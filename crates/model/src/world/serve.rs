@@ -141,16 +141,18 @@ impl Service {
 
     /// Probation is over, or there was none.
     pub(crate) fn settled(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        let mut probation = false;
         if let Some(Generation { phase: Phase::Serving { soak, .. }, .. }) = self.generations.get_mut(&id)
             && soak.take().is_some()
         {
+            probation = true;
             turn.effect(Effect::StopWatch { generation: id });
         }
         let ledger = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Switched).map(|ledger| {
             ledger.outcome = Outcome::Settled;
             ledger.id
         });
-        self.say(What::Settled { generation: id, ledger }, turn);
+        self.say(What::Settled { probation, generation: id, ledger }, turn);
     }
 
     pub(crate) fn steer_failed(&mut self, id: GenerationId, what: String, turn: &mut Turn<'_>) {
