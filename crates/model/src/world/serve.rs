@@ -277,7 +277,14 @@ impl Service {
     pub(crate) fn drain_report(&mut self, id: GenerationId, seen: DrainReport) {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match &mut generation.phase {
-            Phase::Draining { report, .. } => *report = Some(seen),
+            Phase::Draining { kind: Drain::Parked, report, .. } => {
+                *report = Some(seen);
+                // There is no switch at which to count: what it has when nothing comes any more is what it had.
+                if let Some(ledger) = self.ledger_from_mut(id) {
+                    ledger.at_switch.get_or_insert(seen);
+                }
+            }
+            Phase::Draining { kind: Drain::Handover { .. }, report, .. } => *report = Some(seen),
             Phase::Serving { soak: Some(soak), .. } => soak.open = Some(seen.open),
             Phase::Spawning
             | Phase::Starting { .. }
