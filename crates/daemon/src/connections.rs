@@ -50,6 +50,30 @@ impl Observer {
     /// Counts the generation's connections. With `half_open`, connections whose handshake is under way count as queued: nobody can say
     /// for which listener of the port.
     pub(crate) fn look(&mut self, question: &Question, half_open: bool) -> Result<DrainReport, String> {
+        let (mut report, open) = self.sockets(question, half_open)?;
+        self.attribute(question, &open);
+        let unknown = |owners: &HashMap<u32, u64>, socket: &Socket| !owners.contains_key(&socket.inode);
+        let again = if open.iter().any(|socket| unknown(&self.owners, socket)) {
+            // A connection that was opened and closed while we looked has no owner any more. Only what is still there, and was
+            // there during the whole look for its owner, has an owner that we cannot see.
+            self.sockets(question, half_open)?.1.iter().map(|socket| socket.inode).collect()
+        } else {
+            BTreeSet::new()
+        };
+        for socket in &open {
+            let counts = match self.owners.get(&socket.inode) {
+                Some(owner) => *owner == question.generation,
+                None => again.contains(&socket.inode),
+            };
+            if counts {
+                count(socket, &mut report);
+            }
+        }
+        Ok(report)
+    }
+
+    /// The open connections on the service's addresses, whosever; and what waits in the generation's queues.
+    fn sockets(&mut self, question: &Question, half_open: bool) -> Result<(DrainReport, Vec<Socket>), String> {
         let mut report = DrainReport::default();
         let mut open: Vec<Socket> = Vec::new();
         let mut seen = BTreeSet::new();
@@ -80,13 +104,7 @@ impl Observer {
             };
             self.diag.each(&query, each).map_err(|error| error.to_string())?;
         }
-        self.attribute(question, &open);
-        for socket in &open {
-            if self.owners.get(&socket.inode).is_none_or(|owner| *owner == question.generation) {
-                count(socket, &mut report);
-            }
-        }
-        Ok(report)
+        Ok((report, open))
     }
 
     /// Looks for the owners of sockets that are new to us.

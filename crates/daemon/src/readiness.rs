@@ -51,7 +51,7 @@ pub(crate) enum Check {
 pub(crate) async fn run(probe: Probe, link: Rc<Link>, to: UnboundedSender<Message>) {
     let mut wait = RETRY_FIRST;
     loop {
-        match attempt(&probe, &link).await {
+        match attempt(&probe, &link, &to).await {
             Ok(evidence) => {
                 let generation = event::GenerationId(probe.generation.0);
                 // The reactor is gone only when the daemon ends.
@@ -68,12 +68,12 @@ pub(crate) async fn run(probe: Probe, link: Rc<Link>, to: UnboundedSender<Messag
     }
 }
 
-async fn attempt(probe: &Probe, link: &Link) -> Result<String, String> {
+async fn attempt(probe: &Probe, link: &Link, to: &UnboundedSender<Message>) -> Result<String, String> {
     let mut said = Vec::new();
     match &probe.check {
         Check::Accept => {
             for (address, selected) in &probe.listeners {
-                said.push(accept(probe.generation, *address, *selected, link).await?);
+                said.push(accept(probe.generation, *address, *selected, link, to).await?);
             }
             Ok(format!("a probe connection was accepted on {}", said.join(", ")))
         }
@@ -121,12 +121,23 @@ async fn connect(generation: GenerationId, listener: SocketAddr, selected: bool,
     socket.connect(target).await.map_err(|error| failed("connect to", error))
 }
 
-async fn accept(generation: GenerationId, listener: SocketAddr, selected: bool, link: &Link) -> Result<String, String> {
+async fn accept(
+    generation: GenerationId,
+    listener: SocketAddr,
+    selected: bool,
+    link: &Link,
+    to: &UnboundedSender<Message>,
+) -> Result<String, String> {
     let stream = connect(generation, listener, selected, link).await?;
     let peer = stream.local_addr().map_err(|error| format!("getsockname of a probe: {error}"))?;
     let mut observer = Observer::open()?;
     let mut wait = LOOK_FIRST;
+    let mut said = false;
     loop {
+        if wait == LOOK_LONGEST && !std::mem::replace(&mut said, true) {
+            let what = format!("the probe connection to {listener} waits in its accept queue");
+            let _ = to.send(Message::World(Event::NotYetReady { generation: event::GenerationId(generation.0), what }));
+        }
         match observer.is_accepted(listener, peer) {
             Ok(Some(true)) => break,
             // Not yet; or it is gone already, and then its end is readable.

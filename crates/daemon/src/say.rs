@@ -130,7 +130,7 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Plain, format!("generation {from} finishes {} open and {} queued connections", old.open, old.queued))
         }
         What::Counted { from, old: None, .. } => (Plain, format!("generation {from} finishes its connections (not measured)")),
-        What::Settled { ledger: None, .. } => return None,
+        What::Settled { probation: false, .. } => return None,
         What::Settled { generation, .. } => (Good, format!("generation {generation} has passed its probation")),
         What::NotReady { generation, serving, failure, .. } => {
             let who = generation.map_or_else(|| "the restart".to_owned(), |generation| format!("generation {generation}"));

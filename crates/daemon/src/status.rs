@@ -37,7 +37,15 @@ impl Reactor {
         let connections: BTreeMap<GenerationId, Measured> = ids.into_iter().map(|id| (id, self.connections(id))).collect();
         let service = self.world.services.get(name)?;
         let listener = |facts: &ListenerFacts| listener_status(facts, queues.get(&facts.inode).copied());
-        let (phase, detail) = phase(service);
+        let (phase, mut detail) = phase(service);
+        if let Plan::Hold { waiting } = &service.plan {
+            let observer = &mut self.observer;
+            let holders = waiting.keys().filter_map(|address| observer.as_mut()?.holder(*address));
+            let holders: Vec<String> = holders.collect();
+            if !holders.is_empty() {
+                detail = format!("{detail}, held by {}", holders.join(", "));
+            }
+        }
         Some(ServiceStatus {
             name: name.to_owned(),
             target: match service.target {

@@ -115,6 +115,8 @@ pub enum Phase {
     Stopping {
         /// Why.
         why: StopReason,
+        /// Its main process lived then: it ends because it was asked to.
+        asked: bool,
         /// When what is left is killed; `None`: it was.
         kill_at: Option<Mono>,
     },

@@ -115,8 +115,10 @@ pub enum What {
         /// What it had; `None` if it could not be looked at.
         old: Option<DrainReport>,
     },
-    /// The new generation is off probation.
+    /// The new generation has the connections for good.
     Settled {
+        /// It was on probation.
+        probation: bool,
         /// Which.
         generation: GenerationId,
         /// The restart it belongs to.

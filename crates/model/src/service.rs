@@ -181,10 +181,11 @@ impl Service {
 
     /// The ledger of the restart that replaced this generation.
     pub(crate) fn ledger_from_mut(&mut self, generation: GenerationId) -> Option<&mut Ledger> {
-        self.ledgers
-            .iter_mut()
-            .rev()
-            .find(|ledger| ledger.from == Some(generation) && matches!(ledger.outcome, Outcome::Switched | Outcome::Settled))
+        self.ledgers.iter_mut().rev().find(|ledger| {
+            ledger.from == Some(generation) && {
+                matches!(ledger.outcome, Outcome::Running | Outcome::Switched | Outcome::Settled) && ledger.from == Some(generation)
+            }
+        })
     }
 
     /// Opens a ledger, or goes on with the one that is open.

@@ -141,16 +141,18 @@ impl Service {
 
     /// Probation is over, or there was none.
     pub(crate) fn settled(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        let mut probation = false;
         if let Some(Generation { phase: Phase::Serving { soak, .. }, .. }) = self.generations.get_mut(&id)
             && soak.take().is_some()
         {
+            probation = true;
             turn.effect(Effect::StopWatch { generation: id });
         }
         let ledger = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Switched).map(|ledger| {
             ledger.outcome = Outcome::Settled;
             ledger.id
         });
-        self.say(What::Settled { generation: id, ledger }, turn);
+        self.say(What::Settled { probation, generation: id, ledger }, turn);
     }
 
     pub(crate) fn steer_failed(&mut self, id: GenerationId, what: String, turn: &mut Turn<'_>) {
@@ -275,7 +277,14 @@ impl Service {
     pub(crate) fn drain_report(&mut self, id: GenerationId, seen: DrainReport) {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match &mut generation.phase {
-            Phase::Draining { report, .. } => *report = Some(seen),
+            Phase::Draining { kind: Drain::Parked, report, .. } => {
+                *report = Some(seen);
+                // There is no switch at which to count: what it has when nothing comes any more is what it had.
+                if let Some(ledger) = self.ledger_from_mut(id) {
+                    ledger.at_switch.get_or_insert(seen);
+                }
+            }
+            Phase::Draining { kind: Drain::Handover { .. }, report, .. } => *report = Some(seen),
             Phase::Serving { soak: Some(soak), .. } => soak.open = Some(seen.open),
             Phase::Spawning
             | Phase::Starting { .. }

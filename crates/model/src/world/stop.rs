@@ -82,10 +82,10 @@ impl Service {
                     ledger.stop_old(report);
                 }
             }
-            Phase::Stopping { kill_at, .. } => {
+            Phase::Stopping { asked, kill_at, .. } => {
                 // Asked for by a person: the reason is theirs from now on.
                 if let Some(generation) = self.generations.get_mut(&id).filter(|_| why == StopReason::Stop) {
-                    generation.phase = Phase::Stopping { why, kill_at };
+                    generation.phase = Phase::Stopping { why, asked, kill_at };
                 }
                 return;
             }
@@ -97,10 +97,12 @@ impl Service {
             Phase::Releasing => return,
         }
         if let Some(generation) = self.generations.get_mut(&id) {
-            generation.enter(Phase::Stopping { why, kill_at: Some(turn.now.plus(grace)) }, turn.now);
+            generation.enter(Phase::Stopping { why, asked: scope == Scope::Main, kill_at: Some(turn.now.plus(grace)) }, turn.now);
         }
         turn.effect(Effect::Signal { generation: id, signal, scope });
-        self.say(What::StopSignal { generation: id, signal, grace, why, left }, turn);
+        if scope == Scope::Main {
+            self.say(What::StopSignal { generation: id, signal, grace, why, left }, turn);
+        }
     }
 
     /// Kill all that is left of it.
@@ -132,7 +134,7 @@ impl Service {
             Phase::Switching(Way::Back { failed, failure, .. }) => self.lost_way_back(id, failed, failure, status, turn),
             Phase::Serving { .. } => self.crashed(id, status, turn),
             Phase::Orphaned | Phase::Draining { .. } | Phase::Gone { .. } | Phase::Releasing => {}
-            Phase::Stopping { why, kill_at } => {
+            Phase::Stopping { why, kill_at, .. } => {
                 if why == StopReason::Stop {
                     self.remember_exit(id, status);
                 }
@@ -205,11 +207,11 @@ impl Service {
                 self.say(What::Gone { generation: id, status, stopped: false }, turn);
                 self.finish(id, turn);
             }
-            Phase::Stopping { why, .. } => {
+            Phase::Stopping { why, asked, .. } => {
                 if why == StopReason::Stop {
                     self.remember_exit(id, status);
                 }
-                self.say(What::Gone { generation: id, status, stopped: true }, turn);
+                self.say(What::Gone { generation: id, status, stopped: asked }, turn);
                 self.finish(id, turn);
             }
             Phase::Gone { .. } | Phase::Releasing => {}
