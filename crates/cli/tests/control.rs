@@ -178,7 +178,7 @@ fn a_restart_is_followed_when_the_daemon_dies() {
 
 #[test]
 fn stop_waits_for_the_end_and_says_how_it_ended() {
-    let stopped = StoppedService { name: web(), ended: "ended by signal TERM, as asked".to_owned(), status: 143 };
+    let stopped = StoppedService { name: web(), ended: "was ended by signal TERM".to_owned(), status: 143 };
     let script = vec![(
         Request::Stop { service: None, wait: true },
         vec![
@@ -192,7 +192,7 @@ fn stop_waits_for_the_end_and_says_how_it_ended() {
         out,
         "\
 web: sent TERM to generation 4; what is left after 10 s is killed
-web: stopped; ended by signal TERM, as asked
+web: stopped; its main process was ended by signal TERM
 "
     );
 }

@@ -99,7 +99,8 @@ pub enum Reply {
 pub struct StoppedService {
     /// Its name.
     pub name: String,
-    /// How its last main process ended, as a sentence: "exited with status 0", "ended by signal TERM, as asked".
+    /// How its last main process ended, as the rest of a sentence that begins with it: "exited with status 0", "was ended by signal
+    /// TERM", "never ran".
     pub ended: String,
     /// The exit status that the instance ends with because of it, 0 to 255.
     pub status: u8,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 use stayput_wire::message::StoppedService;
 use stayput_wire::runtime::Found;
@@ -56,6 +56,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
 /// sockets. A lock cannot be waited for with a deadline, so it is looked at.
 fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Error> {
     if let Some(guard) = guard {
+        // One that was put to sleep with Ctrl-Z cannot end. Nothing else feels this signal.
+        let _ = pidfd_send_signal(guard, Signal::CONT);
         let timeout = Timespec::try_from(GONE_WITHIN).ok();
         let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(guard, PollFlags::IN)], timeout.as_ref()));
     }
@@ -77,7 +79,7 @@ fn report(args: &Args, found: &Found, services: Option<&[StoppedService]>) {
         return;
     }
     let ended = match services {
-        Some(services) => services.iter().map(|service| service.ended.clone()).collect::<Vec<_>>().join("; "),
+        Some(services) => services.iter().map(|service| format!("its main process {}", service.ended)).collect::<Vec<_>>().join("; "),
         None => "how its command ended was not told: the daemon was gone first".to_owned(),
     };
     output::say(&format!("{}: stopped; {}\n", found.name, stayput_model::text::printable(&ended)));
