@@ -3,6 +3,10 @@
 use crate::event::{Effect, GenerationId, Origin};
 use crate::generation::Phase;
 use crate::service::{Service, Target, Turn};
+use std::time::Duration;
+
+/// How long workers of a successor may take to bind after its first has become ready.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 
 impl Service {
     /// Forgets and releases the dead that hold nothing, and keeps count of how long nobody has accepted.
@@ -13,6 +17,7 @@ impl Service {
             .filter(|generation| matches!(generation.phase, Phase::Gone { .. }))
             .map(|generation| generation.id)
             .collect();
+        let succeeded = self.serving();
         for id in gone {
             let (mut any, mut selected) = (false, false);
             for listener in self.listeners_of(id) {
@@ -22,9 +27,15 @@ impl Service {
             if !any {
                 self.forget(id, turn);
             } else if !selected && let Some(generation) = self.generations.get_mut(&id) {
-                // Somebody else has its ports: what is left in its queues goes with it, counted.
-                generation.enter(Phase::Releasing, turn.now);
-                turn.effect(Effect::Release { generation: id });
+                match &mut generation.phase {
+                    // What waits on its sockets still goes to the workers of its successor that have yet to bind.
+                    Phase::Gone { until } if succeeded > Some(id) => *until = (*until).min(turn.now.plus(TAKE_OVER)),
+                    // An older one has its ports again: what is left in its queues goes with it, counted.
+                    _ => {
+                        generation.enter(Phase::Releasing, turn.now);
+                        turn.effect(Effect::Release { generation: id });
+                    }
+                }
             }
         }
         let held = self.listeners.values().any(|listener| listener.selected || listener.origin == Origin::Held);
