@@ -60,10 +60,10 @@ impl Keeper {
             self.commit();
             process::reap(pid);
         }
-        while let Some((pid, ended)) = self.life.first_exit() {
+        while let Some((place, pid, ended)) = self.life.first_exit() {
             self.on_exit(pid, ended);
             self.commit();
-            self.life.drop_exit();
+            self.life.drop_exit(place);
         }
     }
 
@@ -94,7 +94,7 @@ impl Keeper {
         if hung_up {
             self.look_at_tree(id);
         } else if self.has_hung_up(id) {
-            self.on_tree_empty(id);
+            self.end_calls(id);
         } else {
             self.disown_abandoned(id);
         }
@@ -110,6 +110,10 @@ impl Keeper {
     /// The filter's descriptor hung up: no process is left under it.
     pub(crate) fn on_tree_empty(&mut self, id: GenerationId) {
         self.reap();
+        self.end_calls(id);
+    }
+
+    fn end_calls(&mut self, id: GenerationId) {
         let Some(generation) = self.state.generation_mut(id) else { return };
         if let Some(calls) = generation.calls.take() {
             self.commit();

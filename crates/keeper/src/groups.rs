@@ -4,6 +4,7 @@ use crate::keeper::Keeper;
 use crate::protocol::{Event, GenerationId, ListenerId, Origin};
 use crate::state::{Group, Listener};
 use crate::steering::{Member, Order, Step};
+use crate::strangers;
 use rustix::io::Errno;
 use stayput_kernel::reuseport;
 use stayput_kernel::socket::{self, Key};
@@ -77,6 +78,7 @@ impl Keeper {
             return Err(error);
         }
         self.end_fillers(&service, &key);
+        self.add_fillers(&service, &key, 0);
         self.dirty = true;
         self.watch_listener(id);
         self.tell_listener(id);
@@ -96,22 +98,26 @@ impl Keeper {
         let _ = self.carry_out(service, key, &steps, 0);
     }
 
-    /// Keeps the places of the selected while a listener leaves, so that for no instant a program names a wrong index.
-    fn add_filler(&mut self, leaving: &Listener) {
-        let (service, key) = (&leaving.service, &leaving.key);
-        let Ok(socket) = socket::bound(key, true) else { return };
-        let Some(group) = self.state.group_mut(service, key) else { return };
-        let Some((filler, steps)) = group.order.filler_for(leaving.id) else { return };
-        let socket = TableFd::keep(socket);
-        group.fillers.push((filler, socket));
-        self.commit();
-        if self.carry_out(service, key, &steps, 1).is_err()
-            && let Some(group) = self.state.group_mut(service, key)
-        {
-            group.fillers.retain(|(member, _)| *member != filler);
-            group.order.no_filler(filler);
-            self.commit();
-            socket.close();
+    /// Keeps the places of the selected, so that neither so many leavings of ours nor those of strangers at any time make a
+    /// program name a wrong index.
+    fn add_fillers(&mut self, service: &str, key: &Key, leavings: usize) {
+        loop {
+            let Some((filler, steps)) = self.state.group_mut(service, key).and_then(|group| group.order.filler(leavings)) else { return };
+            let socket = socket::bound(key, true).map(TableFd::keep);
+            if let (Ok(socket), Some(group)) = (socket, self.state.group_mut(service, key)) {
+                group.fillers.push((filler, socket));
+                self.commit();
+            }
+            let listens = socket.is_ok() && self.carry_out(service, key, &steps, 1).is_ok();
+            if !listens && let Some(group) = self.state.group_mut(service, key) {
+                group.fillers.retain(|(member, _)| *member != filler);
+                group.order.no_filler(filler);
+                self.commit();
+                if let Ok(socket) = socket {
+                    socket.close();
+                }
+                return;
+            }
         }
     }
 
@@ -187,6 +193,7 @@ impl Keeper {
             let steps = group.order.select(&targets);
             let after = group.order.selected().to_vec();
             let _ = self.carry_out(service, &key, &steps, 0);
+            self.add_fillers(service, &key, 0);
             self.dirty = true;
             for id in before.into_iter().chain(after) {
                 self.tell_listener(id);
@@ -235,23 +242,26 @@ impl Keeper {
     pub(crate) fn release(&mut self, id: ListenerId) -> u32 {
         let Some(listener) = self.state.listener(id).cloned() else { return 0 };
         self.meet_strangers(&listener.service, &listener.key);
-        self.add_filler(&listener);
-        let mut after = Vec::new();
-        if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
-            let steps = group.order.leave(id);
-            let close = steps.iter().position(|step| *step == Step::Close(Member::Listener(id))).unwrap_or(steps.len());
-            after = steps[close..].to_vec();
-            let _ = self.carry_out(&listener.service, &listener.key, &steps[..close], 0);
+        let (service, key) = (&listener.service, &listener.key);
+        self.add_fillers(service, key, 1);
+        if let Some(group) = self.state.group_mut(service, key) {
+            let steps = group.order.begin_leave(id);
+            let _ = self.carry_out(service, key, &steps, 0);
         }
         let queued = socket::accept_queue(listener.socket).unwrap_or(0);
         self.state.listeners.retain(|listener| listener.id != id);
-        // The successor of a keeper that dies here sweeps the socket away and states the program again.
+        // The successor of a keeper that dies here sweeps the socket away and ends the leave.
         self.commit();
         listener.socket.close();
         if let Some(binder) = listener.binder {
             binder.close();
         }
-        let _ = self.carry_out(&listener.service, &listener.key, &after, 0);
+        let lingers = strangers::listening_on(key.address.port()).iter().any(|found| found.inode == listener.inode);
+        self.strangers.insert(listener.inode); // known: not to be told of
+        if let Some(group) = self.state.group_mut(service, key) {
+            let steps = group.order.end_leave(id, lingers.then_some(listener.inode));
+            let _ = self.carry_out(service, key, &steps, 0);
+        }
         self.drop_empty_groups();
         self.tell(Event::ListenerGone { listener: id });
         queued
@@ -310,6 +320,16 @@ impl Keeper {
             listener.socket.close();
             if let Some(binder) = listener.binder {
                 binder.close();
+            }
+        }
+        let present: Vec<ListenerId> = self.state.listeners.iter().map(|listener| listener.id).collect();
+        for group in &mut self.state.groups {
+            for member in group.order.members().to_vec() {
+                if let Member::Listener(id) = member
+                    && !present.contains(&id)
+                {
+                    group.order.end_leave(id, None);
+                }
             }
         }
         for group in self.state.groups.clone() {

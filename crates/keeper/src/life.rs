@@ -159,8 +159,8 @@ impl Life {
         true
     }
 
-    /// Keeper only: the oldest exit that the guard reaped, left in place until [`Life::drop_exit`].
-    pub(crate) fn first_exit(self) -> Option<(i32, Ended)> {
+    /// Keeper only: the oldest exit that the guard reaped, with its place, left there until [`Life::drop_exit`].
+    pub(crate) fn first_exit(self) -> Option<(u64, i32, Ended)> {
         let (head, tail) = (self.get(RING_HEAD), self.get(RING_TAIL));
         if head == tail {
             return None;
@@ -168,11 +168,14 @@ impl Life {
         let at = RING + (tail % RING_ENTRIES) as usize * 16;
         let (pid, word) = (self.get(at) as i32, self.get(at + 8));
         let value = word as u32 as i32;
-        Some((pid, if word >> 32 == 0 { Ended::Exited(value) } else { Ended::Signalled(value) }))
+        Some((tail, pid, if word >> 32 == 0 { Ended::Exited(value) } else { Ended::Signalled(value) }))
     }
 
-    pub(crate) fn drop_exit(self) {
-        self.region.word(RING_TAIL).fetch_add(1, Ordering::AcqRel);
+    /// Keeper only: the exit at this place is dealt with. Saying so twice changes nothing.
+    pub(crate) fn drop_exit(self, place: u64) {
+        if self.get(RING_TAIL) == place {
+            self.set(RING_TAIL, place + 1);
+        }
     }
 
     /// Keeper only: what the guard shall do.
@@ -274,9 +277,10 @@ mod tests {
             assert!(life.push_exit(pid, if pid % 2 == 0 { Ended::Signalled(9) } else { Ended::Exited(pid % 256) }));
         }
         assert!(!life.push_exit(1, Ended::Exited(0)));
-        assert_eq!(life.first_exit(), Some((1, Ended::Exited(1))));
-        life.drop_exit();
-        assert_eq!(life.first_exit(), Some((2, Ended::Signalled(9))));
+        assert_eq!(life.first_exit(), Some((0, 1, Ended::Exited(1))));
+        life.drop_exit(0);
+        life.drop_exit(0);
+        assert_eq!(life.first_exit(), Some((1, 2, Ended::Signalled(9))));
         assert!(life.push_exit(5000, Ended::Exited(0)));
     }
 }

@@ -94,29 +94,21 @@ impl Order {
         }
     }
 
-    /// Ends fillers, while it is not a selected member that would be moved into their place: right after somebody joined
-    /// who is not selected yet.
-    pub(crate) fn end_fillers(&mut self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        while let Some(index) = self.members.iter().position(|member| matches!(member, Member::Filler(_))) {
-            if self.last_is_selected() && index + 1 < self.members.len() {
-                break;
-            }
-            steps.push(Step::Close(self.members.swap_remove(index)));
-        }
-        if !steps.is_empty() {
-            steps.push(Step::Program(self.selection()));
-        }
-        steps
+    /// How many members at the end may be moved without harm: none of them is selected.
+    fn movable(&self) -> usize {
+        let harmless = |member: &&Member| !matches!(member, Member::Listener(listener) if self.selected.contains(listener));
+        self.members.iter().rev().take_while(harmless).count()
     }
 
-    fn last_is_selected(&self) -> bool {
-        matches!(self.members.last(), Some(Member::Listener(last)) if self.selected.contains(last))
+    /// Members that leave when they please.
+    fn foreign(&self) -> usize {
+        self.members.iter().filter(|member| matches!(member, Member::Foreign(_))).count()
     }
 
-    /// If a selected member would be moved when this one leaves: a filler to listen first, which is moved instead.
-    pub(crate) fn filler_for(&mut self, leaving: ListenerId) -> Option<(Member, Vec<Step>)> {
-        if !self.last_is_selected() || self.members.last() == Some(&Member::Listener(leaving)) || self.index(leaving).is_none() {
+    /// A filler to listen, if one is needed so that so many leavings of ours, and those of all strangers at any time, move no
+    /// selected member. To be called until it says `None`.
+    pub(crate) fn filler(&mut self, leavings: usize) -> Option<(Member, Vec<Step>)> {
+        if self.selected.is_empty() || self.movable() >= self.foreign() + leavings {
             return None;
         }
         self.next_filler += 1;
@@ -128,6 +120,20 @@ impl Order {
     /// There is no filler after all.
     pub(crate) fn no_filler(&mut self, filler: Member) {
         self.members.retain(|member| *member != filler);
+    }
+
+    /// Ends fillers that are not needed: right after somebody joined who is not selected yet, and so may be moved.
+    pub(crate) fn end_fillers(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while self.movable() > self.foreign()
+            && let Some(index) = self.members.iter().position(|member| matches!(member, Member::Filler(_)))
+        {
+            steps.push(Step::Close(self.members.swap_remove(index)));
+        }
+        if !steps.is_empty() {
+            steps.push(Step::Program(self.selection()));
+        }
+        steps
     }
 
     /// A listener joins those that are selected, as one more worker of the same generation.
@@ -209,17 +215,24 @@ impl Order {
         steps
     }
 
-    /// A listener leaves. Nobody else must have its socket, or it stays in the kernel's group while the mirror forgets it.
-    pub(crate) fn leave(&mut self, listener: ListenerId) -> Vec<Step> {
-        let Some(index) = self.index(listener) else { return Vec::new() };
+    /// A listener is about to leave: no program names it from here on.
+    pub(crate) fn begin_leave(&mut self, listener: ListenerId) -> Vec<Step> {
         self.selected.retain(|selected| *selected != listener);
         if self.route.is_some_and(|(_, routed)| routed == listener) {
             self.route = None;
         }
-        // Before: no program may name it. The selected keep their index but for the last member, which moves.
-        let before = Step::Program(self.selection());
-        self.members.swap_remove(index as usize);
-        vec![before, Step::Close(Member::Listener(listener)), Step::Program(self.selection())]
+        vec![Step::Program(self.selection()), Step::Mute(Member::Listener(listener), None)]
+    }
+
+    /// It has left; the last member has moved into its place. Or, if a process that is still on its way out has its socket
+    /// (`lingers`: its inode), it keeps its place until that process is gone, and is counted as a stranger.
+    pub(crate) fn end_leave(&mut self, listener: ListenerId, lingers: Option<u32>) -> Vec<Step> {
+        let Some(index) = self.index(listener) else { return Vec::new() };
+        match lingers {
+            Some(inode) => self.members[index as usize] = Member::Foreign(inode),
+            None => drop(self.members.swap_remove(index as usize)),
+        }
+        vec![Step::Program(self.selection())]
     }
 }
 
@@ -262,6 +275,15 @@ mod tests {
             self.sockets.swap_remove(index);
         }
 
+        /// Our descriptor is closed, but a process that is on its way out still has the socket.
+        fn linger(&mut self, listener: ListenerId, inode: u32) {
+            let index = self.sockets.iter().position(|present| *present == Member::Listener(listener)).expect("a member");
+            self.sockets[index] = Member::Foreign(inode);
+            if let Some(except) = self.muted.remove(&listener.0) {
+                self.muted.insert(number(Member::Foreign(inode)), except);
+            }
+        }
+
         /// Every member that chance may choose for a request from this port now.
         fn candidates(&self, port: u16) -> Vec<Member> {
             let indices = match self.program.route {
@@ -294,6 +316,7 @@ mod tests {
         Route(usize),
         Unroute,
         Leave(usize),
+        Linger(usize),
         JoinSelected,
         Deselect(usize),
         StrangerComes,
@@ -308,11 +331,16 @@ mod tests {
             2 => (0_usize..8).prop_map(Act::Route),
             1 => Just(Act::Unroute),
             3 => (0_usize..8).prop_map(Act::Leave),
+            2 => (0_usize..8).prop_map(Act::Linger),
             2 => Just(Act::JoinSelected),
             1 => (0_usize..8).prop_map(Act::Deselect),
             1 => Just(Act::StrangerComes),
             1 => (0_usize..8).prop_map(Act::StrangerGoes),
         ]
+    }
+
+    fn fill(order: &mut Order, leavings: usize) -> Vec<Step> {
+        std::iter::from_fn(|| order.filler(leavings)).flat_map(|(_, steps)| steps).collect()
     }
 
     const PROBE: u16 = 40_000;
@@ -337,7 +365,7 @@ mod tests {
                 }).collect();
                 let nth = |n: usize| here.get(n % here.len().max(1)).copied();
                 let before: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
-                let steps = match act {
+                let mut steps = match act {
                     Act::Join => {
                         next += 1;
                         let mut steps = order.join(ListenerId(next));
@@ -352,9 +380,22 @@ mod tests {
                     Act::Route(n) => nth(n).map_or_else(Vec::new, |one| order.route(Some((PROBE, one)))),
                     Act::Unroute => order.route(None),
                     Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| {
-                        let mut steps = order.filler_for(one).map_or_else(Vec::new, |(_, steps)| steps);
-                        steps.extend(order.leave(one));
+                        let mut steps = fill(&mut order, 1);
+                        steps.extend(order.begin_leave(one));
+                        steps.push(Step::Close(Member::Listener(one)));
+                        steps.extend(order.end_leave(one, None));
                         steps
+                    }),
+                    Act::Linger(n) => nth(n).map_or_else(Vec::new, |one| {
+                        next += 1;
+                        strangers.push(next as u32);
+                        let mut steps = fill(&mut order, 1);
+                        steps.extend(order.begin_leave(one));
+                        for step in &steps {
+                            kernel.perform(step);
+                        }
+                        kernel.linger(one, next as u32);
+                        order.end_leave(one, Some(next as u32))
                     }),
                     Act::JoinSelected => { next += 1; order.join_selected(ListenerId(next)) }
                     Act::Deselect(n) => nth(n).map_or_else(Vec::new, |one| order.deselect(one)),
@@ -368,10 +409,16 @@ mod tests {
                         if !strangers.is_empty() {
                             let gone = strangers.remove(n % strangers.len());
                             kernel.leave(Member::Foreign(gone));
+                            // Nobody has told us yet, and nothing is wrong.
+                            if !before.is_empty() {
+                                prop_assert_eq!(kernel.reach(CLIENT), before.clone());
+                                prop_assert!(!kernel.may_drop(CLIENT));
+                            }
                         }
                         order.meet(&strangers)
                     }
                 };
+                steps.extend(fill(&mut order, 0));
                 let after: BTreeSet<u64> = order.selected.iter().map(|listener| listener.0).collect();
                 for step in &steps {
                     kernel.perform(step);
@@ -403,9 +450,9 @@ mod tests {
             order.join(ListenerId(listener));
         }
         order.select(&[ListenerId(3)]);
-        let steps = order.leave(ListenerId(1));
-        let one = |index| Step::Program(Selection { route: None, targets: vec![index] });
-        assert_eq!(steps, [one(3), Step::Close(Member::Listener(ListenerId(1))), one(1)]);
+        let one = |index| vec![Step::Program(Selection { route: None, targets: vec![index] })];
+        assert_eq!(order.begin_leave(ListenerId(1))[..1], one(3));
+        assert_eq!(order.end_leave(ListenerId(1), None), one(1));
     }
 
     #[test]
@@ -415,14 +462,16 @@ mod tests {
         order.join(ListenerId(1));
         order.join(ListenerId(2));
         order.select(&[ListenerId(2)]);
-        let (filler, _) = order.filler_for(ListenerId(1)).expect("the selected one is the last");
-        order.leave(ListenerId(1));
+        let (filler, _) = order.filler(1).expect("the selected one is the last");
+        assert_eq!(order.filler(1), None);
+        order.begin_leave(ListenerId(1));
+        order.end_leave(ListenerId(1), None);
         assert_eq!(order.members(), [Member::Anchor, filler, Member::Listener(ListenerId(2))]);
         order.join(ListenerId(3));
         order.end_fillers();
         assert_eq!(order.members(), [Member::Anchor, Member::Listener(ListenerId(3)), Member::Listener(ListenerId(2))]);
         order.select(&[ListenerId(3)]);
-        assert_eq!(order.filler_for(ListenerId(2)), None, "the last one leaves: nobody is moved");
+        assert_eq!(order.filler(1), None, "the last one leaves: nobody is moved");
     }
 
     #[test]

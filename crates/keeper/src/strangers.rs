@@ -37,7 +37,8 @@ impl Keeper {
     }
 }
 
-fn listening_on(port: u16) -> Vec<Socket> {
+/// All TCP listeners on a port, of whomever.
+pub(crate) fn listening_on(port: u16) -> Vec<Socket> {
     let Ok(mut diag) = SockDiag::open() else { return Vec::new() };
     let mut found = Vec::new();
     for family in Family::ALL {

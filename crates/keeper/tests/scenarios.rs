@@ -594,7 +594,7 @@ fn be_brain(name: &str) -> ExitCode {
 }
 
 fn be_guard(name: &str) -> ExitCode {
-    let directory = std::env::temp_dir().join(format!("stayput-scenario-{name}-{}", std::process::id()));
+    let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     std::fs::create_dir(&directory).expect("directory");
     let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.join("control.sock")).expect("bind").into();
     let lock = control.as_fd().try_clone_to_owned().expect("dup");
@@ -616,9 +616,10 @@ fn main() -> ExitCode {
     let (mut passed, mut failed) = (0, 0);
     for (name, _, _) in chosen {
         let started = Instant::now();
-        let status = Command::new(&own).args(["--guard", name]).status().expect("run");
+        let directory = std::env::temp_dir().join(format!("stayput-scenario-{name}-{}", std::process::id()));
+        let status = Command::new(&own).args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory).status().expect("run");
         // A killed guard cannot return a status: its keeper's successor ends the instance.
-        let good = if *name == "guard-killed" { finished_without_guard(name) } else { status.success() };
+        let good = if *name == "guard-killed" { finished_without_guard(&directory) } else { status.success() };
         println!("scenario {name} ... {} ({:.2?})", if good { "ok" } else { "FAILED" }, started.elapsed());
         if good { passed += 1 } else { failed += 1 }
     }
@@ -628,14 +629,9 @@ fn main() -> ExitCode {
 }
 
 /// The instance's directory goes away when the last guard ends it.
-fn finished_without_guard(name: &str) -> bool {
-    let prefix = format!("stayput-scenario-{name}-");
+fn finished_without_guard(directory: &std::path::Path) -> bool {
     let deadline = Instant::now() + DEADLINE;
-    let present = || {
-        let mut entries = std::fs::read_dir(std::env::temp_dir()).expect("read").flatten();
-        entries.any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-    };
-    while present() {
+    while directory.exists() {
         if Instant::now() > deadline {
             eprintln!("the instance did not end");
             return false;
