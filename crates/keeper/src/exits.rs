@@ -94,7 +94,7 @@ impl Keeper {
         if hung_up {
             self.look_at_tree(id);
         } else if self.has_hung_up(id) {
-            self.end_calls(id);
+            self.close_calls(id);
         } else {
             self.disown_abandoned(id);
         }
@@ -110,10 +110,12 @@ impl Keeper {
     /// The filter's descriptor hung up: no process is left under it.
     pub(crate) fn on_tree_empty(&mut self, id: GenerationId) {
         self.reap();
-        self.end_calls(id);
+        self.close_calls(id);
     }
 
-    fn end_calls(&mut self, id: GenerationId) {
+    /// What reaping itself calls: it must not reap. An exit that the guard handed over would be dropped twice, and the one after
+    /// it with it.
+    fn close_calls(&mut self, id: GenerationId) {
         let Some(generation) = self.state.generation_mut(id) else { return };
         if let Some(calls) = generation.calls.take() {
             self.commit();

@@ -312,6 +312,7 @@ fn keeper_killed(brain: &mut Brain, host: &str) {
     kill(pid);
     assert_eq!(brain.main_exited(1), ExitStatus::Signalled(9), "the guard reaped it");
     brain.tree_empty(1);
+    assert_eq!(brain.look().generations.iter().filter(|generation| generation.exit.is_none()).count(), 1, "and it answers still");
 }
 
 /// Killing the guard: the keeper takes its place.
