@@ -3,7 +3,6 @@
 //! A connection belongs to the generation in whose process tree its inode is open. What belongs to nobody that we can see counts as
 //! the generation's that is asked about: a drain rather waits too long than cuts a connection that it did not see.
 
-use rustix::process::getpid;
 use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State, States};
 use stayput_model::event::DrainReport;
@@ -130,9 +129,7 @@ impl Observer {
     /// Every process of the service's generations: descendants of their main processes, and what lost its parent and carries our
     /// variables in its environment.
     fn trees(&self, question: &Question) -> Vec<(i32, u64)> {
-        let Ok(pids) = self.proc.pids() else { return Vec::new() };
-        let parents: HashMap<i32, i32> = pids.into_iter().filter_map(|pid| self.proc.stat(pid).ok().map(|stat| (pid, stat.ppid))).collect();
-        let me = getpid().as_raw_nonzero().get();
+        let parents = self.below(question.guard);
         let mut found = Vec::new();
         for pid in parents.keys().copied() {
             let mut at = pid;
@@ -142,16 +139,47 @@ impl Observer {
                     break;
                 }
                 match parents.get(&at) {
-                    Some(parent) if *parent == question.guard && at != me => {
+                    Some(parent) if *parent != question.guard && *parent != at => at = *parent,
+                    // A child of the guard that is no main process: it lost its parent, or is one of ours.
+                    _ => {
                         found.extend(self.named(pid, question).map(|generation| (pid, generation)));
                         break;
                     }
-                    Some(parent) if *parent > 1 && *parent != at => at = *parent,
-                    _ => break,
                 }
             }
         }
         found
+    }
+
+    /// All descendants of the guard with their parents. There may be thousands of other processes: only the tree is walked, where the
+    /// kernel has `children` files (CONFIG_PROC_CHILDREN).
+    fn below(&self, guard: i32) -> HashMap<i32, i32> {
+        let mut parents = HashMap::new();
+        let mut todo = vec![guard];
+        while let Some(pid) = todo.pop() {
+            // A child hangs on the thread that forked it.
+            for task in self.proc.tasks(pid).unwrap_or_default() {
+                let Ok(children) = self.proc.read_path(&format!("{pid}/task/{task}/children")) else {
+                    if pid == guard {
+                        return self.everybody();
+                    }
+                    continue;
+                };
+                let children = children.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok());
+                for child in children {
+                    if parents.insert(child, pid).is_none() {
+                        todo.push(child);
+                    }
+                }
+            }
+        }
+        parents
+    }
+
+    /// All processes with their parents.
+    fn everybody(&self) -> HashMap<i32, i32> {
+        let pids = self.proc.pids().unwrap_or_default();
+        pids.into_iter().filter_map(|pid| self.proc.stat(pid).ok().map(|stat| (pid, stat.ppid))).collect()
     }
 
     /// The generation that a process names in its environment.
@@ -261,6 +289,7 @@ fn count(socket: &Socket, report: &mut DrainReport) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::getpid;
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
@@ -276,7 +305,7 @@ mod tests {
             addresses: BTreeSet::from([listener.local_addr().unwrap()]),
             listeners: BTreeSet::from([inode(listener)]),
             roots: BTreeMap::from([(me, 7)]),
-            guard: 1,
+            guard: rustix::process::getppid().unwrap().as_raw_nonzero().get(),
             instance: "test".to_owned(),
         }
     }

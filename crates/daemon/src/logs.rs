@@ -101,7 +101,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    fn line(&mut self, bytes: &[u8]) {
+    fn line(&mut self, bytes: &[u8], time: &str) {
         let text = String::from_utf8_lossy(bytes);
         let plain = show(&text, false);
         if let Some(pattern) = &self.ready
@@ -112,7 +112,6 @@ impl Sink {
             let _ = self.to.send(Message::World(Event::Ready { generation: self.generation, evidence }));
             self.ready = None;
         }
-        let time = stayput_kernel::clock::local_hms();
         match self.style {
             ReportStyle::Plain => self.console.line(&format!("[{time}] [{}] {plain}", self.service)),
             ReportStyle::Colour => self.console.line(&format!("[{time}] [{}] {}", self.service, show(&text, true))),
@@ -173,14 +172,19 @@ pub(crate) async fn read(stream: OwnedFd, mut sink: Sink) {
         let Ok(mut ready) = stream.readable().await else { break };
         match rustix::io::read(stream.get_ref(), &mut *chunk) {
             Ok(0) => break,
-            Ok(length) => lines.push(&chunk[..length], |line| sink.line(line)),
+            Ok(length) => {
+                let time = stayput_kernel::clock::local_hms();
+                lines.push(&chunk[..length], |line| sink.line(line, &time));
+                // A service that writes without end must not keep the thread from everybody else.
+                tokio::task::yield_now().await;
+            }
             Err(Errno::AGAIN) => ready.clear_ready(),
             Err(Errno::INTR) => {}
             // EIO: nobody has the other side of the pseudo-terminal any more.
             Err(_) => break,
         }
     }
-    lines.finish(|line| sink.line(line));
+    lines.finish(|line| sink.line(line, &stayput_kernel::clock::local_hms()));
 }
 
 /// Reads what a generation says with `sd_notify(3)`, so that it never waits for us.

@@ -197,9 +197,19 @@ impl Generation {
         matches!(self.phase, Phase::Serving { .. })
     }
 
-    /// It may be gone back to: it drains, its main process lives, and its sockets are in our hands.
+    /// It may be gone back to: it is kept for that, and is trusted.
     pub(crate) fn is_way_back(&self, now: Mono) -> bool {
         let waits = matches!(self.phase, Phase::Draining { kind: Drain::Handover { .. }, not_before, .. } if not_before > now);
-        waits && matches!(self.main, Main::Alive { .. }) && self.trap == Trap::Active
+        waits && self.is_trusted()
+    }
+
+    /// Its sockets are in our hands, and its main process lives or made a daemon of itself: it may be gone back to.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let main = match self.main {
+            Main::Alive { .. } => true,
+            Main::Ended { status, .. } => status == ExitStatus::Exited(0),
+            Main::Unborn => false,
+        };
+        main && self.trap == Trap::Active
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::backoff::Backoff;
 use crate::config::ServiceConfig;
-use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId};
+use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin};
 use crate::generation::{Generation, Phase, Way};
 use crate::ledger::{Ledger, LedgerId, Outcome};
 use crate::mono::Mono;
@@ -69,7 +69,7 @@ pub struct Service {
     pub ledgers: VecDeque<Ledger>,
     /// Generations started so far.
     pub starts: u64,
-    /// Since when its held ports have nobody who accepts.
+    /// Since when nobody accepts on its ports; goes on after they are released.
     pub unserved: Option<Mono>,
     /// The last generation that counted (was to serve), and how its main process ended.
     pub last_exit: Option<(GenerationId, ExitStatus)>,
@@ -159,6 +159,11 @@ impl Service {
             | Phase::Gone { .. }
             | Phase::Releasing => false,
         })
+    }
+
+    /// A port is held: connections to it are not refused.
+    pub(crate) fn holds(&self) -> bool {
+        self.listeners.values().any(|listener| listener.selected || listener.origin == Origin::Held)
     }
 
     /// The restart that is not decided yet.

@@ -24,6 +24,9 @@ use crate::service::{Service, Target, Turn};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Most rounds of timers within one step.
+const ROUNDS: usize = 64;
+
 /// All that is true of an instance beyond what the kernel and the keeper know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
@@ -101,8 +104,12 @@ impl World {
                 Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects: &mut effects };
             service.run_timers(&mut turn);
             service.settle(&mut turn);
-            // Times of zero are allowed: what a timer sets may be due at once. Each round ends a phase, so there are few.
-            while service.next_deadline().is_some_and(|at| at <= now) {
+            // Times of zero are allowed: what a timer sets may be due at once. Each round ends a phase, so there are few; the bound is
+            // against a mistake of ours, which must cost a wrong wait and not the whole brain.
+            for _ in 0..ROUNDS {
+                if service.next_deadline().is_none_or(|at| at > now) {
+                    break;
+                }
                 service.run_timers(&mut turn);
                 service.settle(&mut turn);
             }

@@ -244,6 +244,7 @@ fn after_the_hold_time_the_port_is_released() {
     sim.seconds(40);
     let newest = sim.service().starts;
     sim.up(newest);
+    assert_eq!(sim.service().ledgers.back().unwrap().gap, Some(Duration::from_secs(100)));
     assert!(sim.picture().ends_with("serving"), "{}", sim.picture());
 }
 

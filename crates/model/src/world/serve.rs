@@ -2,7 +2,7 @@
 
 use crate::config::RestartPolicy;
 use crate::event::{DrainReport, Effect, ExitStatus, GenerationId};
-use crate::generation::{Drain, Generation, Main, Phase, Soak, Trap, Way};
+use crate::generation::{Drain, Generation, Phase, Soak, Trap, Way};
 use crate::ledger::{Failure, Outcome};
 use crate::notice::{StopReason, What};
 use crate::service::{Plan, Service, Target, Turn};
@@ -60,10 +60,7 @@ impl Service {
             })
             .map(|generation| generation.id)
             .collect();
-        let way_back = before.iter().any(|old| {
-            let old = &self.generations[old];
-            old.is_serving() && matches!(old.main, Main::Alive { .. }) && old.trap == Trap::Active
-        });
+        let way_back = before.iter().any(|old| self.generations[old].is_serving() && self.generations[old].is_trusted());
         let soak = if way_back { self.config.soak } else { Duration::ZERO };
         let until = turn.now.plus(soak);
         for old in &before {
@@ -74,13 +71,17 @@ impl Service {
         }
         self.was_ready = true;
         self.tried.clear();
-        let gap = self.unserved.take().map_or(Duration::ZERO, |since| turn.now.since(since));
+        // With nobody before it and no port in our hands meanwhile, nobody knows.
+        let gap = match self.unserved.take() {
+            Some(since) => Some(turn.now.since(since)),
+            None => before.iter().any(|old| self.generations[old].trap == Trap::Active).then_some(Duration::ZERO),
+        };
         let from = before.last().copied();
         let mut closed = None;
         if let Some(ledger) = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Running) {
             ledger.from = ledger.from.or(from);
             ledger.switched = Some(turn.now);
-            ledger.gap = Some(gap);
+            ledger.gap = gap;
             ledger.outcome = Outcome::Switched;
             closed = Some((ledger.id, turn.now.since(ledger.asked)));
         }

@@ -1,6 +1,6 @@
 //! The rules that hold after every step, whatever the event was.
 
-use crate::event::{Effect, GenerationId, Origin};
+use crate::event::{Effect, GenerationId};
 use crate::generation::Phase;
 use crate::service::{Service, Target, Turn};
 use std::time::Duration;
@@ -38,10 +38,9 @@ impl Service {
                 }
             }
         }
-        let held = self.listeners.values().any(|listener| listener.selected || listener.origin == Origin::Held);
-        if self.target == Target::Down || self.is_served() || !held {
+        if self.target == Target::Down || self.is_served() {
             self.unserved = None;
-        } else {
+        } else if self.holds() {
             self.unserved.get_or_insert(turn.now);
         }
     }

@@ -67,7 +67,7 @@ impl Service {
     /// When the held ports are given up: nobody has accepted for so long. Not while a generation that may yet become ready has
     /// them, and not while another port is waited for.
     fn hold_over(&self) -> Option<Mono> {
-        let since = self.unserved?;
+        let since = self.unserved.filter(|_| self.holds())?;
         let tried = self
             .generations
             .values()
@@ -77,20 +77,13 @@ impl Service {
     }
 
     fn release_held(&mut self, turn: &mut Turn<'_>) {
-        self.unserved = None;
         // The keeper will say so for each; until then they must not count as held.
-        let live: Vec<GenerationId> = self
-            .generations
-            .values()
-            .filter(|generation| !matches!(generation.phase, Phase::Gone { .. } | Phase::Releasing))
-            .map(|generation| generation.id)
-            .collect();
-        self.listeners.retain(|_, listener| listener.owner.is_some_and(|owner| live.contains(&owner)));
-        if let Some(ledger) = self.open_ledger_mut() {
-            ledger.released = true;
-        }
+        self.listeners.clear();
         turn.effect(Effect::ReleaseService { service: self.config.name.clone() });
-        self.say(What::HoldOver { after: self.config.hold }, turn);
+        let told = self.open_ledger_mut().is_some_and(|ledger| std::mem::replace(&mut ledger.released, true));
+        if !told {
+            self.say(What::HoldOver { after: self.config.hold }, turn);
+        }
     }
 }
 
