@@ -245,8 +245,8 @@ fn waits(stayput: &Path, runs: usize) -> Result<Value, String> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let at = |part: f64| times.get(((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0);
-    let (middle, late) = (at(0.5), at(0.99));
+    let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or(0.0);
+    let (middle, late) = (at(50), at(99));
     println!(
         "\nstayput wait --free, {runs} runs: event to exit {middle:.2} ms (median), {late:.2} ms (p99); a bind right after failed {failed} times"
     );

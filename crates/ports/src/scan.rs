@@ -25,8 +25,11 @@ const LOW: std::ops::Range<i32> = 3..9;
 const MOST_THREADS: usize = 8;
 /// With more files than this, comparing is no cheaper than reading links.
 const MOST_COMPARED: usize = 4;
-/// Comparing goes on in fd tables with holes up to this number; beyond it the directory is listed.
-const HIGHEST_GUESS: i32 = 1024;
+/// Most fd tables are dense from the bottom; after so many holes in a row the rest is looked for elsewhere.
+const MOST_HOLES: usize = 8;
+/// Shells keep files of their own out of the way at 255 and below, and their children inherit some: worth a guess before
+/// the directory is listed, which costs as much as fifty comparisons.
+const SHELLS: std::ops::RangeInclusive<i32> = 248..=255;
 
 /// One open socket of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,16 +257,28 @@ fn compared(proc: &Proc, rest: Rest, known: &[Hit]) -> Result<Vec<Hit>, Errno> {
         Ok(true)
     };
     let mut next = 0;
-    while seen < rest.open && next < HIGHEST_GUESS {
+    let mut holes = 0;
+    while seen < rest.open && holes < MOST_HOLES {
         if !LOW.contains(&next) {
-            seen += usize::from(compare(next)?);
+            let open = compare(next)?;
+            seen += usize::from(open);
+            holes = if open { 0 } else { holes + 1 };
         }
         next += 1;
+    }
+    for fd in SHELLS.rev().filter(|fd| *fd >= next) {
+        if seen < rest.open {
+            seen += usize::from(compare(fd)?);
+        }
     }
     if seen < rest.open {
         let scan = proc.scan_fds(rest.pid).map_err(|error| error.errno)?;
         let mut failed = None;
-        scan.numbers_from(next, |fd| failed = failed.or(compare(fd).err()))?;
+        scan.numbers_from(next, |fd| {
+            if !SHELLS.contains(&fd) {
+                failed = failed.or(compare(fd).err());
+            }
+        })?;
         failed.map_or(Ok(()), Err)?;
     }
     Ok(hits)
