@@ -62,6 +62,8 @@ fn held_by(command: &mut Command) -> (Process, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let child = command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // The command keeps its fds as long as it lives: we would be a holder as well, and be stopped with the other.
+    command.stdin(Stdio::null());
     (Process(child), port)
 }
 

@@ -182,14 +182,13 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
                     sockets.extend(more);
                 }
             }
-            if options.elsewhere {
-                elsewhere = elsewhere::listeners(proc, pids, &look.wanted);
-            }
             scan = scanning.join().unwrap_or_default();
         });
         look.complete(&mut scan, &sockets, &urgent);
         look.go_deep(&mut scan, &sockets, &pids);
-    } else if options.elsewhere {
+    }
+    // Listeners elsewhere are what people look for when they see nothing here; nobody needs them beside one that is here.
+    if options.elsewhere && look.wanted.iter().any(|port| !sockets.iter().any(|socket| is_listener_on(socket, *port))) {
         elsewhere = elsewhere::listeners(&proc, &proc.pids()?, &look.wanted);
     }
     for listener in &mut elsewhere {
@@ -212,6 +211,10 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
         reports.push(report);
     }
     Ok(reports)
+}
+
+fn is_listener_on(socket: &PortSocket, port: u16) -> bool {
+    socket.role == Role::Listener && socket.local.port() == port
 }
 
 /// Who asks.
