@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
 mod bench;
+mod bench_ports;
 mod setup;
 mod test;
 
@@ -18,6 +19,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
+    BenchPorts(bench_ports::Arguments),
     /// Installs what the tests need: Debian packages (as root), a Python environment and a Go server under target/
     Setup(setup::Arguments),
     /// Sets up, then runs every test of the workspace
@@ -28,6 +31,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::BenchPorts(arguments) => bench_ports::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),

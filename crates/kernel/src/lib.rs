@@ -16,6 +16,7 @@ pub mod table;
 
 // Knowing: what the kernel says about sockets and processes.
 pub mod bind_probe;
+pub mod kcmp;
 pub mod local_time;
 pub mod netlink;
 pub mod procfs;

@@ -172,7 +172,7 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
             let (send, found) = mpsc::channel();
             let urgent = &urgent;
             let (proc, pids) = (look.proc, &pids);
-            let scanning = scope.spawn(move || scan::scan(proc, pids, urgent, Some(&send)));
+            let scanning = scope.spawn(move || scan::first_look(proc, pids, urgent, Some(&send)));
             if !urgent.is_empty() {
                 early = look.first_sentence(&sockets, &found);
                 if let Some(sentence) = &early {
@@ -182,13 +182,13 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
                     sockets.extend(more);
                 }
             }
-            if options.elsewhere {
-                elsewhere = elsewhere::listeners(proc, pids, &look.wanted);
-            }
             scan = scanning.join().unwrap_or_default();
         });
+        look.complete(&mut scan, &sockets, &urgent);
         look.go_deep(&mut scan, &sockets, &pids);
-    } else if options.elsewhere {
+    }
+    // Listeners elsewhere are what people look for when they see nothing here; nobody needs them beside one that is here.
+    if options.elsewhere && look.wanted.iter().any(|port| !sockets.iter().any(|socket| is_listener_on(socket, *port))) {
         elsewhere = elsewhere::listeners(&proc, &proc.pids()?, &look.wanted);
     }
     for listener in &mut elsewhere {
@@ -211,6 +211,10 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
         reports.push(report);
     }
     Ok(reports)
+}
+
+fn is_listener_on(socket: &PortSocket, port: u16) -> bool {
+    socket.role == Role::Listener && socket.local.port() == port
 }
 
 /// Who asks.
@@ -327,6 +331,24 @@ impl Look<'_> {
         Some(explain::taken_by(port, socket, &process))
     }
 
+    /// Goes on after the first look, in the cheapest way that leaves no owner out.
+    fn complete(&self, scan: &mut Scan, sockets: &[PortSocket], urgent: &HashSet<u32>) {
+        let ownerless = |scan: &Scan| sockets.iter().any(|socket| socket.inode != 0 && scan.of(socket.inode).is_empty());
+        let found = !urgent.is_empty() && urgent.iter().all(|inode| !scan.of(*inode).is_empty());
+        if !found || !scan::sharers(self.proc, scan, urgent) {
+            return scan::second_look(self.proc, scan, None::<&HashSet<Pid>>);
+        }
+        if ownerless(scan) {
+            // Connections belong to the listener's processes in all likelihood.
+            let likely: HashSet<Pid> = urgent.iter().flat_map(|inode| scan.of(*inode)).map(|hit| hit.pid).collect();
+            scan::second_look(self.proc, scan, Some(&likely));
+        }
+        // Un-accepted connections have an inode of 0: whoever is still missing was handed to somebody else.
+        if ownerless(scan) {
+            scan::second_look(self.proc, scan, None::<&HashSet<Pid>>);
+        }
+    }
+
     /// Looks in the odd places for sockets that nobody seems to have.
     fn go_deep(&self, scan: &mut Scan, sockets: &[PortSocket], pids: &[Pid]) {
         let missing: HashSet<u32> = sockets
@@ -346,8 +368,7 @@ impl Look<'_> {
                 hits.extend(still.iter().map(|inode| Hit { inode: *inode, pid, fd: -1, via: Via::InFlight }));
             }
         }
-        scan.hits.extend(hits);
-        scan.hits.sort_unstable();
+        scan.add(hits);
     }
 
     fn servers(&self) -> Vec<Server> {

@@ -106,7 +106,7 @@ pub fn list(unix: bool, filter: &Filter) -> Result<Listing, Error> {
     }
     let unix = if unix { diag.unix_sockets(States::LISTEN)? } else { Vec::new() };
     let pids = proc.pids()?;
-    let scan = scan::scan(&proc, &pids, &HashSet::new(), None);
+    let scan = scan::whole(&proc, &pids);
     let describer = Describer::new(&proc);
     owners::fill(&mut sockets, &scan, &describer, &proc);
     let unix: Vec<UnixListener> = unix

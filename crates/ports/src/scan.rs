@@ -1,23 +1,35 @@
-//! Who has which socket: one pass over all processes, in parallel, likely owners first.
+//! Who has which socket: passes over all processes, in parallel, likely owners first.
 //!
-//! Order matters for the first answer, completeness for the last: the pass never stops at the first owner, because a socket
-//! can be shared with a child that will keep the port. Each process is looked at twice: first the low fd numbers of all of
-//! them, where servers have their listeners, then the rest.
+//! Order matters for the first answer, completeness for the last: no pass stops at the first owner, because a socket can be
+//! shared with a child that will keep the port. Three passes, each only as far as it is needed:
+//!
+//! 1. [`first_look`]: the fd numbers just above the standard three, in every process; servers have their listeners there.
+//! 2. [`sharers`]: one owner being known, every other fd of every process is compared with it (kcmp), which costs a tenth of
+//!    reading its link in /proc.
+//! 3. [`second_look`]: reads all the links that the first look left, where an owner is still missing or comparing fails.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Barrier, Mutex};
 
-use stayput_kernel::procfs::{Pid, Proc};
+use rustix::io::Errno;
+use stayput_kernel::kcmp::{FdOf, same_file};
+use stayput_kernel::procfs::{Pid, Proc, SocketFd};
 
 use crate::facts::Via;
 
-/// The first look at a process covers fds below this.
-const LOW: i32 = 12;
+/// The fds that the first look covers.
+const LOW: std::ops::Range<i32> = 3..9;
 /// More threads than this fight for the same kernel locks.
 const MOST_THREADS: usize = 8;
+/// With more files than this, comparing is no cheaper than reading links.
+const MOST_COMPARED: usize = 4;
+/// Most fd tables are dense from the bottom; after so many holes in a row the rest is looked for elsewhere.
+const MOST_HOLES: usize = 8;
+/// Shells keep files of their own out of the way at 255 and below, and their children inherit some: worth a guess before
+/// the directory is listed, which costs as much as fifty comparisons.
+const SHELLS: std::ops::RangeInclusive<i32> = 248..=255;
 
 /// One open socket of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,15 +44,25 @@ pub struct Hit {
     pub via: Via,
 }
 
-/// What a pass found.
+/// What passes found.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// All open sockets, sorted by inode.
+    /// Open sockets, sorted by inode.
     pub hits: Vec<Hit>,
     /// Processes that could be looked into.
     pub readable: usize,
     /// Processes that could not, for lack of rights.
     pub denied: Vec<Pid>,
+    /// Processes with fds that the first look left: how many fds there are, how many the look saw.
+    rest: Vec<Rest>,
+}
+
+/// What a first look left of a process.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    pid: Pid,
+    open: usize,
+    seen: usize,
 }
 
 impl Scan {
@@ -50,78 +72,63 @@ impl Scan {
         let length = self.hits[start..].partition_point(|hit| hit.inode == inode);
         &self.hits[start..start + length]
     }
+
+    /// Adds hits, keeping the order and dropping doubles.
+    pub fn add(&mut self, hits: impl IntoIterator<Item = Hit>) {
+        self.hits.extend(hits);
+        self.hits.sort_unstable();
+        self.hits.dedup();
+    }
 }
 
-/// Per process: what the first look left to do.
-enum Rest {
-    /// Nothing.
-    Done,
-    /// The fds from [`LOW`] on; so many were found below it.
-    From(usize),
-    /// Gone or not readable.
-    Skipped,
-}
-
-/// Looks into every process of `pids`, in that order.
-///
-/// Sockets in `urgent` are also sent through `found` as soon as they are seen.
-pub fn scan<S: BuildHasher + Sync>(proc: &Proc, pids: &[Pid], urgent: &HashSet<u32, S>, found: Option<&Sender<Hit>>) -> Scan {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(pids.len().max(1));
-    let rests: Vec<Mutex<Rest>> = pids.iter().map(|_| Mutex::new(Rest::Skipped)).collect();
-    let (first, second) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    // Nobody takes a second look while a first one is still under way.
-    let halfway = Barrier::new(threads);
-    let work = |found: Option<Sender<Hit>>| {
-        let mut out = Scan::default();
-        let mut worker = Worker { proc, urgent, found, out: &mut out };
-        while let Some((pid, rest)) = next(&first, pids, &rests) {
-            let left = worker.first_look(*pid);
-            if let Ok(mut rest) = rest.lock() {
-                *rest = left;
-            }
-        }
-        halfway.wait();
-        while let Some((pid, rest)) = next(&second, pids, &rests) {
-            if let Ok(Rest::From(below)) = rest.lock().as_deref() {
-                worker.second_look(*pid, *below);
-            }
-        }
-        out
-    };
-    let mut whole = Scan::default();
+/// Hands every item to `work` in as many threads as pay; gathers what they made.
+fn in_parallel<I: Copy + Sync, T: Send>(items: &[I], work: impl Fn(&mut dyn FnMut() -> Option<I>) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(items.len() / 16 + 1);
+    let counter = AtomicUsize::new(0);
+    let run = || work(&mut || items.get(counter.fetch_add(1, Ordering::Relaxed)).copied());
     std::thread::scope(|scope| {
-        let spawned: Vec<_> = (1..threads)
-            .map(|_| {
-                let found = found.cloned();
-                scope.spawn(|| work(found))
-            })
-            .collect();
-        whole = work(found.cloned());
-        for part in spawned.into_iter().filter_map(|thread| thread.join().ok()) {
-            whole.hits.extend(part.hits);
-            whole.readable += part.readable;
-            whole.denied.extend(part.denied);
+        let spawned: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut parts = vec![run()];
+        parts.extend(spawned.into_iter().filter_map(|thread| thread.join().ok()));
+        parts
+    })
+}
+
+/// Looks at the low fds of every process of `pids`, in that order. Sockets in `urgent` are also sent through `found` as soon
+/// as they are seen.
+pub fn first_look<S: BuildHasher + Sync>(proc: &Proc, pids: &[Pid], urgent: &HashSet<u32, S>, found: Option<&Sender<Hit>>) -> Scan {
+    // Each thread gets a sender of its own.
+    let senders = std::sync::Mutex::new(found.cloned());
+    let parts = in_parallel(pids, |next| {
+        let found = senders.lock().ok().and_then(|sender| sender.clone());
+        let mut look = Look { proc, urgent, found, out: Scan::default() };
+        while let Some(pid) = next() {
+            look.at(pid);
         }
+        look.out
     });
-    whole.hits.sort_unstable();
+    let mut whole = Scan::default();
+    for part in parts {
+        whole.hits.extend(part.hits);
+        whole.readable += part.readable;
+        whole.denied.extend(part.denied);
+        whole.rest.extend(part.rest);
+    }
     whole.denied.sort_unstable();
+    whole.add([]);
     whole
 }
 
-fn next<'a>(counter: &AtomicUsize, pids: &'a [Pid], rests: &'a [Mutex<Rest>]) -> Option<(&'a Pid, &'a Mutex<Rest>)> {
-    let index = counter.fetch_add(1, Ordering::Relaxed);
-    Some((pids.get(index)?, rests.get(index)?))
-}
-
-struct Worker<'a, S> {
+struct Look<'a, S> {
     proc: &'a Proc,
     urgent: &'a HashSet<u32, S>,
     found: Option<Sender<Hit>>,
-    out: &'a mut Scan,
+    out: Scan,
 }
 
-impl<S: BuildHasher> Worker<'_, S> {
-    fn hit(&mut self, hit: Hit) {
+impl<S: BuildHasher> Look<'_, S> {
+    fn hit(&mut self, pid: Pid, socket: SocketFd, via: Via) {
+        let hit = Hit { inode: socket.inode, pid, fd: socket.fd, via };
         if let Some(found) = &self.found
             && self.urgent.contains(&hit.inode)
         {
@@ -131,7 +138,7 @@ impl<S: BuildHasher> Worker<'_, S> {
         self.out.hits.push(hit);
     }
 
-    fn first_look(&mut self, pid: Pid) -> Rest {
+    fn at(&mut self, pid: Pid) {
         let scan = match self.proc.scan_fds(pid) {
             Ok(scan) => scan,
             Err(error) => return self.failed(pid, error.is_denied()),
@@ -142,39 +149,31 @@ impl<S: BuildHasher> Worker<'_, S> {
             let mut any = false;
             let result = scan.sockets(|socket| {
                 any = true;
-                self.hit(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Fd });
+                self.hit(pid, socket, Via::Fd);
             });
-            if result.is_err() {
-                return self.failed(pid, false);
+            if let Err(errno) = result {
+                return self.failed(pid, is_denied(errno));
             }
             self.out.readable += 1;
             if !any {
                 self.threads(pid);
             }
-            return Rest::Done;
+            return;
         };
-        match scan.sockets_in(0..LOW, |socket| self.hit(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Fd })) {
-            Ok(below) => {
+        match scan.sockets_in(LOW, |socket| self.hit(pid, socket, Via::Fd)) {
+            Ok(seen) => {
                 self.out.readable += 1;
-                if below >= open { Rest::Done } else { Rest::From(below) }
+                if seen < open {
+                    self.out.rest.push(Rest { pid, open, seen });
+                }
             }
-            Err(errno) => self.failed(pid, matches!(errno, rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)),
+            Err(errno) => self.failed(pid, is_denied(errno)),
         }
     }
 
-    fn failed(&mut self, pid: Pid, denied: bool) -> Rest {
+    fn failed(&mut self, pid: Pid, denied: bool) {
         if denied {
             self.out.denied.push(pid);
-        }
-        Rest::Skipped
-    }
-
-    fn second_look(&mut self, pid: Pid, below: usize) {
-        if let Ok(scan) = self.proc.scan_fds(pid) {
-            // Whoever vanishes in between holds nothing any more.
-            let _ = scan.sockets_from(LOW, below, |socket| {
-                self.hit(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Fd });
-            });
         }
     }
 
@@ -187,9 +186,10 @@ impl<S: BuildHasher> Worker<'_, S> {
         for tid in self.proc.tasks(pid).unwrap_or_default() {
             let Ok(scan) = self.proc.scan_task_fds(pid, tid) else { continue };
             let mut any = false;
+            // Who vanishes in between holds nothing any more.
             let _ = scan.sockets(|socket| {
                 any = true;
-                self.hit(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Thread });
+                self.hit(pid, socket, Via::Thread);
             });
             if any {
                 return;
@@ -198,14 +198,126 @@ impl<S: BuildHasher> Worker<'_, S> {
     }
 }
 
-/// The places where no tool looks, for sockets that the pass did not find: fd tables of single threads, registered files of
-/// io_uring, fds in flight between unix sockets. Slow, so only when needed.
+fn is_denied(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM)
+}
+
+/// Finds everybody who shares the sockets `inodes`, of which the first look found an owner each. False if that cannot be
+/// told by comparing (no kcmp, too many sockets, an owner that closed its fd): then [`second_look`] is the way.
+pub fn sharers<S: BuildHasher>(proc: &Proc, scan: &mut Scan, inodes: &HashSet<u32, S>) -> bool {
+    // Opened by a thread of a process whose main thread is gone: kcmp looks at the main thread.
+    let owner = |inode: &u32| scan.of(*inode).iter().find(|hit| hit.via == Via::Fd && hit.fd >= 0).copied();
+    let known: Option<Vec<Hit>> = inodes.iter().map(owner).collect();
+    let Some(known) = known.filter(|known| known.len() <= MOST_COMPARED) else { return false };
+    let parts = in_parallel(&scan.rest, |next| {
+        let mut hits = Vec::new();
+        while let Some(rest) = next() {
+            match compared(proc, rest, &known) {
+                Ok(found) => hits.extend(found),
+                Err(Errno::SRCH) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(hits)
+    });
+    let Ok(parts) = parts.into_iter().collect::<Result<Vec<_>, _>>() else { return false };
+    // An owner that closed its fd meanwhile made every comparison say nothing.
+    let still = known.iter().all(|hit| same_file(of(*hit), of(*hit)) == Ok(true) && names(proc, *hit));
+    if still {
+        scan.add(parts.into_iter().flatten());
+    }
+    still
+}
+
+fn of(hit: Hit) -> FdOf {
+    FdOf { pid: hit.pid, fd: hit.fd }
+}
+
+/// Whether the fd still is that socket.
+fn names(proc: &Proc, hit: Hit) -> bool {
+    let mut same = false;
+    let looked = proc.scan_fds(hit.pid).map(|scan| scan.sockets_in([hit.fd], |socket| same = socket.inode == hit.inode));
+    looked.is_ok() && same
+}
+
+/// Compares all fds of a process that the first look left.
+fn compared(proc: &Proc, rest: Rest, known: &[Hit]) -> Result<Vec<Hit>, Errno> {
+    let mut hits = Vec::new();
+    let mut seen = rest.seen;
+    // True if that fd is open.
+    let mut compare = |fd: i32| -> Result<bool, Errno> {
+        for owner in known {
+            match same_file(of(*owner), FdOf { pid: rest.pid, fd }) {
+                Ok(false) => {}
+                Ok(true) => hits.push(Hit { inode: owner.inode, pid: rest.pid, fd, via: Via::Fd }),
+                Err(Errno::BADF) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(true)
+    };
+    let mut next = 0;
+    let mut holes = 0;
+    while seen < rest.open && holes < MOST_HOLES {
+        if !LOW.contains(&next) {
+            let open = compare(next)?;
+            seen += usize::from(open);
+            holes = if open { 0 } else { holes + 1 };
+        }
+        next += 1;
+    }
+    for fd in SHELLS.rev().filter(|fd| *fd >= next) {
+        if seen < rest.open {
+            seen += usize::from(compare(fd)?);
+        }
+    }
+    if seen < rest.open {
+        let scan = proc.scan_fds(rest.pid).map_err(|error| error.errno)?;
+        let mut failed = None;
+        scan.numbers_from(next, |fd| {
+            if !SHELLS.contains(&fd) {
+                failed = failed.or(compare(fd).err());
+            }
+        })?;
+        failed.map_or(Ok(()), Err)?;
+    }
+    Ok(hits)
+}
+
+/// Reads every link that the first look left, of all processes or of those in `only`.
+pub fn second_look<S: BuildHasher>(proc: &Proc, scan: &mut Scan, only: Option<&HashSet<Pid, S>>) {
+    let rest: Vec<Rest> = scan.rest.iter().filter(|rest| only.is_none_or(|only| only.contains(&rest.pid))).copied().collect();
+    let parts = in_parallel(&rest, |next| {
+        let mut hits = Vec::new();
+        while let Some(rest) = next() {
+            let mut hit = |socket: SocketFd| hits.push(Hit { inode: socket.inode, pid: rest.pid, fd: socket.fd, via: Via::Fd });
+            // Whoever vanishes in between holds nothing any more.
+            if let Ok(fds) = proc.scan_fds(rest.pid) {
+                let low = fds.sockets_in(0..LOW.start, &mut hit).unwrap_or(0);
+                let _ = fds.sockets_from(LOW.end, rest.seen + low, &mut hit);
+            }
+        }
+        hits
+    });
+    scan.add(parts.into_iter().flatten());
+}
+
+/// Everything at once: every socket of every process.
+pub fn whole(proc: &Proc, pids: &[Pid]) -> Scan {
+    let mut scan = first_look(proc, pids, &HashSet::<u32>::new(), None);
+    second_look(proc, &mut scan, None::<&HashSet<Pid>>);
+    scan
+}
+
+/// The places where no tool looks, for sockets that the passes did not find: fd tables of single threads, registered files
+/// of io_uring, fds in flight between unix sockets. Slow, so only when needed.
 pub fn deep_scan<S: BuildHasher>(proc: &Proc, pids: &[Pid], missing: &HashSet<u32, S>) -> Vec<Hit> {
     let mut hits = Vec::new();
     for &pid in pids {
         if proc.thread_count(pid).unwrap_or(0) > 1 {
             for tid in proc.tasks(pid).unwrap_or_default().into_iter().filter(|tid| *tid != pid) {
                 let Ok(scan) = proc.scan_task_fds(pid, tid) else { continue };
+                // A thread that vanishes has nothing.
                 let _ = scan.sockets(|socket| {
                     if missing.contains(&socket.inode) {
                         hits.push(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Thread });

@@ -187,14 +187,27 @@ impl FdScan {
         self.walk(0, 0, on)
     }
 
+    /// Hands the number of every open fd at `start` and above to `on`.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn numbers_from(&self, start: i32, mut on: impl FnMut(i32)) -> Result<(), Errno> {
+        each_number(&self.dir, |fd| {
+            if fd >= start {
+                on(fd);
+            }
+        })
+    }
+
     fn walk(&self, start: i32, mut found: usize, mut on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
         // Most processes use the lowest numbers without many holes: then no directory needs to be listed.
         let reach = i32::try_from(self.open + self.open / 8 + 4).unwrap_or(i32::MAX);
         let mut holes = 0;
         let mut next = start;
-        while self.open > found && next < reach && holes < 16 {
+        while self.open > found && next < reach && holes < 4 {
             if self.link(next, &mut on)? {
                 found += 1;
+                holes = 0;
             } else {
                 holes += 1;
             }
