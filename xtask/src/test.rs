@@ -23,7 +23,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     }
     // The end-to-end tests start these two beside the `stayput` binary; cargo builds binaries of other packages only when asked.
     cargo(&["build", "--workspace", "--bins"])?;
-    let mut all = vec!["test", "--workspace"];
+    // All of it, so that one run shows all that is wrong.
+    let mut all = vec!["test", "--workspace", "--no-fail-fast"];
     all.extend(arguments.cargo.iter().map(String::as_str));
     cargo(&all)?;
     println!("cargo xtask test: all tests passed");

@@ -80,8 +80,9 @@ both_users! {
         let (restart, report) = next_is(env, "crash-after --ms 1500", &["--soak", "8s"]);
         assert_eq!(restart.text("outcome"), "rolled-back", "{restart:#?}");
         assert!(report.answerers.len() == 2, "the bad version answered for a while: {report:#?}");
-        // At most what the bad one had accepted or queued when it died; the ledger counts the same or says that it did not.
-        assert!(report.counts.failed() <= 5, "{report:#?}");
+        // What the bad one had accepted, and what came to its queue until its end was noticed: a fifth of a second at most, on a busy machine. The ledger
+        // counts the same or says that it did not.
+        assert!(report.counts.failed() <= 30, "{report:#?}");
         match &restart.ledger["lost"] {
             Value::Number(lost) => assert!(lost.as_u64().is_some_and(|lost| lost >= report.counts.failed()), "{restart:#?} {report:#?}"),
             other => assert_eq!(other, "not measured"),
@@ -100,7 +101,9 @@ both_users! {
         load.wait_ok(20, PATIENCE).unwrap();
         load.stop().unwrap().assert_nothing_lost();
         assert_eq!((restart.code, restart.text("outcome")), (Some(1), "not-ready"), "{restart:#?}");
-        assert!(restart.last_output.contains("this version is broken"), "{restart:#?}");
+        // gunicorn's last word is a traceback of its own, longer than the lines that are quoted; the cause stands above it in the log.
+        assert!(restart.last_output.contains("Worker failed to boot"), "{restart:#?}");
+        assert!(running.log().contains("this version is broken"), "{}", running.log());
         assert_eq!(running.ready_pid(), good);
         // The next version is good again.
         std::fs::remove_file(env.fault()).unwrap();

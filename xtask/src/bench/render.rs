@@ -39,8 +39,8 @@ fn restarts(page: &mut String, figures: &Figures) -> std::fmt::Result {
     writeln!(
         page,
         "An open loop of 150 requests a second that does not wait for slow answers; each request is counted exactly once. Lost = refused + reset + timed \
-         out (10 s) + wrong. *Longest gap*: the longest time without a good answer. *Turnover*: median from the order to the first answer of the new \
-         process. stayput runs with `--soak 200ms` (keep-alive: and `--drain 1s`), the others with their defaults. The script is a shell loop that starts \
+         out (10 s) + wrong. *Longest gap*: the longest time without a good answer. *Turnover*: median from the order until the contestant says \
+         that it is done and the new process has answered. stayput runs with `--soak 200ms` (keep-alive: and `--drain 1s`), the others with their defaults. The script is a shell loop that starts \
          the server again when it has ended. \"—\": the server cannot take a socket from this contestant without a change of its code.\n"
     )?;
     for (title, event, keep_alive) in [

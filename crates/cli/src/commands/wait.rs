@@ -21,7 +21,7 @@ pub(crate) struct Args {
     port: String,
     #[command(flatten)]
     until: UntilArgs,
-    /// Whose bind shall work, for --free: ADDR[,reuseaddr][,reuseport][,v6only][,udp][,uid=N]
+    /// Whose bind shall work, for --free: `ADDR[,reuseaddr][,reuseport][,v6only][,udp][,uid=N]`
     #[arg(long = "as", value_name = "SERVER")]
     server: Option<String>,
     /// Give up after this time: 500ms, 30s, 5m

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Ports, ranges or both: 5000, 8000-8010, 80,443
     #[arg(required = true, value_name = "PORT")]
     ports: Vec<String>,
-    /// Judge for exactly this server: ADDR[,reuseaddr][,reuseport][,v6only][,udp][,uid=N]
+    /// Judge for exactly this server: `ADDR[,reuseaddr][,reuseport][,v6only][,udp][,uid=N]`
     #[arg(long = "as", value_name = "SERVER")]
     server: Option<String>,
     /// Print JSON (one object; an array for several ports)

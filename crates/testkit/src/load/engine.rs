@@ -78,16 +78,18 @@ async fn closed_loop(state: &Rc<State>, clients: usize) -> Duration {
         let state = Rc::clone(state);
         tasks.spawn_local(async move {
             let mut connection = None;
-            let mut offered = Duration::ZERO;
-            while !state.is_over() {
+            // At least one request each, or a load of one moment would be none on a busy machine.
+            loop {
                 let due = Instant::now();
-                offered = state.start.elapsed();
+                let offered = state.start.elapsed();
                 connection = state.one(connection, due).await;
+                if state.is_over() {
+                    break offered;
+                }
                 if !state.plan.think.is_zero() {
                     tokio::time::sleep(state.plan.think).await;
                 }
             }
-            offered
         });
     }
     let mut last = Duration::ZERO;
