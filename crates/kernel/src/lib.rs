@@ -18,5 +18,7 @@ pub mod table;
 pub mod bind_probe;
 pub mod local_time;
 pub mod netlink;
+pub mod probe;
 pub mod procfs;
 pub mod sock_diag;
+pub mod uring;
