@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Free(args) => free::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => Ok(doctor::run(&args)),
     };
     result.unwrap_or_else(|error| error.report())
 }

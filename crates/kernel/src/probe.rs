@@ -109,8 +109,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = process::signal(&self.pidfd, rustix::process::Signal::KILL.as_raw());
-        let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(self.pid), rustix::process::WaitOptions::empty());
+        // By number, which is safe for a child that is not reaped yet: its pidfd is one of the things that are tried.
+        let pid = rustix::process::Pid::from_raw(self.pid);
+        if pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()) {
+            let _ = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
+        }
     }
 }
 

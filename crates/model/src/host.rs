@@ -107,6 +107,8 @@ pub struct Facts {
     pub stranger: Tried,
     /// A child's descriptors in /proc.
     pub see: Tried,
+    /// A signal by pidfd.
+    pub signal: Tried,
     /// Marking all descriptors close-on-exec.
     pub close_range: Tried,
     /// Orphans become ours.

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use stayput_model::host::judge;
 
-use crate::error::Error;
 use crate::output;
 
 const AFTER_HELP: &str = "\
@@ -29,7 +28,7 @@ pub(crate) struct Args {
 }
 
 /// Runs it.
-pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+pub(crate) fn run(args: &Args) -> ExitCode {
     let report = judge(&look::look());
     let text = if args.json {
         serde_json::to_string_pretty(&show::document(&report)).unwrap_or_default() + "\n"
@@ -37,5 +36,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         show::text(&report, output::is_colourful())
     };
     output::say(&text);
-    Ok(ExitCode::from(u8::from(!report.keeps_all())))
+    ExitCode::from(u8::from(!report.keeps_all()))
 }

@@ -2,10 +2,11 @@
 
 use super::{Child, Failure, Try, call, hear, say, unword, word, wrong};
 use crate::procfs::Proc;
-use crate::socket::{self, Key};
+use crate::socket;
 use crate::{memory, process};
 use rustix::io::Errno;
-use std::net::Ipv4Addr;
+use rustix::net::{AddressFamily, SocketType};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// What came of it.
@@ -21,6 +22,8 @@ pub struct Access {
     pub stranger: Try,
     /// A child's descriptors are seen in `/proc/PID/fd`.
     pub see: Try,
+    /// A signal reaches a child by its pidfd.
+    pub signal: Try,
     /// Descriptors could be marked close-on-exec in one call (`close_range`).
     pub close_range: Try,
 }
@@ -30,45 +33,43 @@ const TEXT: [u8; 16] = *b"stayput was here";
 
 /// Tries it.
 pub fn access() -> Access {
-    match play() {
-        Ok(access) => access,
-        Err(failure) => {
-            let failed = || Err(failure.clone());
-            Access { clone: failed(), duplicate: failed(), read: failed(), stranger: failed(), see: failed(), close_range: failed() }
-        }
-    }
-}
-
-fn play() -> Try<Access> {
     // At the same address in parent and child, since the child is a copy.
     let text = Box::new(TEXT);
     let place = text.as_ptr() as u64;
-    let own = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).map_err(call("socket"))?;
     let parent = rustix::process::getpid().as_raw_nonzero().get();
-    let child = Child::start(|channel| reached(channel, parent, own.as_raw_fd(), place))?;
+    let own = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
+    let number = own.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let child = Child::start(|channel| reached(channel, parent, number, place));
+    let clone = child.as_ref().map(|_| ()).map_err(Clone::clone);
+    child.and_then(|child| examine(&child, place)).unwrap_or_else(|failure| {
+        let failed = || Err(failure.clone());
+        Access { clone, duplicate: failed(), read: failed(), stranger: failed(), see: failed(), signal: failed(), close_range: failed() }
+    })
+}
+
+fn examine(child: &Child, place: u64) -> Try<Access> {
     let ([number, closed, duplicated, read], _) = child.hear("the child to reach into")?;
     if number < 0 {
-        return wrong("the child could not make a socket");
+        return wrong("a child could not bind 127.0.0.1:0");
     }
-    let stranger = unword(duplicated, "pidfd_getfd on a process that is no descendant")
-        .and(unword(read, "process_vm_readv on a process that is no descendant"));
-    let duplicate = duplicate(child.pid, number as i32);
+    let duplicate = duplicate(child, number as i32);
     let see = see(child.pid, duplicate.as_ref().ok());
-    let access = Access {
+    Ok(Access {
         clone: Ok(()),
         duplicate: duplicate.map(|_| ()),
         read: read_text(child.pid, place).map_err(call("process_vm_readv")).and_then(same_text),
-        stranger,
+        stranger: unword(duplicated, "pidfd_getfd on a process that is no descendant")
+            .and(unword(read, "process_vm_readv on a process that is no descendant")),
         see,
+        signal: process::signal(&child.pidfd, 0).map_err(call("pidfd_send_signal")),
         close_range: unword(closed, "close_range(CLOSE_RANGE_CLOEXEC)"),
-    };
-    drop(text);
-    Ok(access)
+    })
 }
 
 /// The child: opens a socket, reaches into its parent, which is no descendant of it, and waits to be reached into.
 fn reached(channel: &OwnedFd, parent: i32, parents_socket: i32, place: u64) {
-    let socket = socket::bound(&Key::new((Ipv4Addr::LOCALHOST, 0).into(), false), false);
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)
+        .and_then(|socket| rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map(|()| socket));
     let number = socket.as_ref().map_or(-1, |socket| i64::from(socket.as_raw_fd()));
     let duplicated = word(process::pidfd(parent).and_then(|pidfd| process::duplicate(&pidfd, parents_socket)));
     let read = word(read_text(parent, place));
@@ -77,8 +78,9 @@ fn reached(channel: &OwnedFd, parent: i32, parents_socket: i32, place: u64) {
     let _ = hear(channel);
 }
 
-fn duplicate(pid: i32, number: i32) -> Try<OwnedFd> {
-    let pidfd = process::pidfd(pid).map_err(call("pidfd_open"))?;
+fn duplicate(child: &Child, number: i32) -> Try<OwnedFd> {
+    // As the keeper does: the caller of a caught bind is known by number.
+    let pidfd = process::pidfd(child.pid).map_err(call("pidfd_open"))?;
     let copy = process::duplicate(&pidfd, number).map_err(call("pidfd_getfd"))?;
     match socket::address(&copy) {
         Ok(address) if address.port() != 0 => Ok(copy),

@@ -4,7 +4,7 @@ use super::{Child, Failure, Try, Words, call, hear, readable, say, unword, word,
 use crate::memory::SharedRegion;
 use crate::process;
 use crate::seccomp::{self, Answer, Call, Notification, Wait};
-use crate::socket::{self, Key};
+use crate::socket;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,12 +30,20 @@ const INSTALL: &str = "seccomp(SET_MODE_FILTER, NEW_LISTENER)";
 /// Tries it.
 pub fn trap() -> Trap {
     let mut trap = Trap { answered: Ok(()), needs_no_new_privs: None, unbroken: not_tried(), replaced: not_tried() };
-    trap.answered = play(&mut trap);
+    match play(&mut trap) {
+        Err(failure) => trap.answered = Err(failure),
+        Ok((caught, killable)) => {
+            // Played in any case: the caller makes the call.
+            let uninterrupted = caught.interrupt();
+            trap.unbroken = unword(killable, "seccomp(WAIT_KILLABLE_RECV)").and(uninterrupted);
+            trap.replaced = caught.replace();
+        }
+    }
     trap
 }
 
 fn not_tried() -> Try {
-    wrong("not tried, since bind and listen cannot be caught")
+    wrong("not tried: bind and listen cannot be caught")
 }
 
 /// The caller: installs the filter, then makes the calls that [`play`] expects, in its order, and reports each.
@@ -70,8 +78,9 @@ fn install() -> (Result<OwnedFd, Errno>, i64, i64) {
     (listener, i64::from(needs), killable)
 }
 
-/// Our side: receives each call and answers it.
-fn play(trap: &mut Trap) -> Try {
+/// Our side: receives each call and answers it. Returns the child with its two last calls to come, and with what the killable
+/// wait was refused.
+fn play(trap: &mut Trap) -> Try<(Caught, i64)> {
     let child = Child::start(caller)?;
     let ([installed, needs, killable, _], listener) = child.hear("installing the filter")?;
     unword(installed, INSTALL)?;
@@ -96,10 +105,7 @@ fn play(trap: &mut Trap) -> Try {
     if port <= 0 {
         return wrong("a bind answered with CONTINUE was not carried out");
     }
-    let broken = caught.interrupt()?;
-    trap.unbroken = unword(killable, "seccomp(WAIT_KILLABLE_RECV)").and(broken);
-    trap.replaced = caught.replace();
-    Ok(())
+    Ok((caught, killable))
 }
 
 /// A child whose calls are caught.
@@ -128,15 +134,17 @@ impl Caught {
         }
     }
 
-    fn interrupt(&self) -> Try<Try> {
+    fn interrupt(&self) -> Try {
         let listen = self.receive(Call::Listen)?;
-        process::signal(&self.child.pidfd, rustix::process::Signal::USR1.as_raw()).map_err(call("pidfd_send_signal"))?;
+        let sent = process::signal(&self.child.pidfd, rustix::process::Signal::USR1.as_raw());
         let [result, ..] = self.answer(&listen, Answer::Success)?;
-        Ok(unword(result, "listen, with a signal while it waited"))
+        sent.map_err(call("pidfd_send_signal"))?;
+        unword(result, "listen, with a signal while it waited")
     }
 
     fn replace(&self) -> Try {
-        let ours = socket::bound(&Key::new((Ipv4Addr::LOCALHOST, 0).into(), false), false).map_err(call("bind(127.0.0.1:0)"))?;
+        let ours = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(call("socket"))?;
+        rustix::net::bind(&ours, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(call("bind(127.0.0.1:0)"))?;
         rustix::net::listen(&ours, 1).map_err(call("listen"))?;
         let listen = self.receive(Call::Listen)?;
         let replaced = seccomp::replace_descriptor(&self.listener, listen.id, &ours, listen.arguments[0] as i32, true);

@@ -3,9 +3,10 @@
 use super::{Failure, Try, call, readable, wrong};
 use crate::netlink;
 use crate::sock_diag::{DestroyEvents, Family, Protocol, Query, SockDiag, States};
-use crate::socket::{self, Key};
+use crate::socket;
 use rustix::io::Errno;
-use std::net::Ipv4Addr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 fn failed(error: &netlink::Error) -> Failure {
@@ -17,7 +18,8 @@ fn failed(error: &netlink::Error) -> Failure {
 }
 
 fn listener() -> Try<OwnedFd> {
-    let listener = socket::bound(&Key::new((Ipv4Addr::LOCALHOST, 0).into(), false), false).map_err(call("bind(127.0.0.1:0)"))?;
+    let listener = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(call("socket"))?;
+    rustix::net::bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(call("bind(127.0.0.1:0)"))?;
     rustix::net::listen(&listener, 1).map_err(call("listen"))?;
     Ok(listener)
 }

@@ -18,7 +18,26 @@ const FEW_FILES: u64 = 256;
 const NOT_HELD: &str = "the command runs, is started again and stopped as a whole, but its ports are not held: \
     restarts and crashes refuse connections, and the status says so";
 
+/// What cannot be tried where something else failed already: only that something takes promises.
+const FOLLOWS: [(&str, &[&str]); 3] = [
+    ("clone", &["trap", "duplicate", "read", "replace", "unbroken", "see", "signal", "subreaper", "yama", "no_new_privs", "close_range"]),
+    ("trap", &["replace", "unbroken", "no_new_privs"]),
+    ("steering", &["mptcp"]),
+];
+
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+    let mut findings = each(facts);
+    for (first, followers) in FOLLOWS {
+        if findings.iter().any(|finding| finding.id == first && finding.level == Level::Missing) {
+            for finding in findings.iter_mut().filter(|finding| followers.contains(&finding.id) && finding.level > Level::Ok) {
+                *finding = fine(finding.id, finding.group, finding.tried, format!("not tried: it needs what {first} lacks")).note("");
+            }
+        }
+    }
+    findings
+}
+
+fn each(facts: &Facts) -> Vec<Finding> {
     vec![
         clone(facts),
         trap(facts),
@@ -35,6 +54,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         listing(facts),
         release_event(facts),
         see(facts),
+        signal(facts),
         subreaper(facts),
         cgroup(facts),
         stranger(facts),
@@ -152,12 +172,7 @@ fn replaced(facts: &Facts) -> Finding {
 
 fn unbroken(facts: &Facts) -> Finding {
     let what = ("unbroken", Group::Holding, "a signal while a caught call is answered (WAIT_KILLABLE_RECV)");
-    row(what, &facts.unbroken, "a signal does not interrupt a caught bind", |finding, failure| {
-        if facts.trap.is_err() {
-            // Said already, where it can be mended.
-            return finding.note("");
-        }
-        let _ = failure;
+    row(what, &facts.unbroken, "a signal does not interrupt a caught bind", |finding, _| {
         finding.takes(
             &[(P2, Weaker)],
             "a server that signals itself while it starts (Go) can see EINTR from bind: that start fails, the old generation goes on",
@@ -206,8 +221,9 @@ fn steering(facts: &Facts) -> Finding {
 
 fn muting(facts: &Facts) -> Finding {
     let what = ("muting", Group::Switching, "a listener that gets no connections (SO_ATTACH_FILTER)");
-    row(what, &facts.muting, "a generation that is not ready can be muted", |finding, _| {
-        finding.takes(&[(P2, Weaker), (P3, Weaker)], "in the instant in which a listener leaves its group, a connection can reach a generation that is not chosen; the steering itself remains")
+    row(what, &facts.muting, "a generation that is not ready can be muted", |finding, failure| {
+        let improve = (failure.errno == Some(EPERM)).then_some("AmbientCapabilities=CAP_NET_ADMIN in its unit; the command gets it too");
+        finding.takes(&[(P2, Weaker), (P3, Weaker)], "in the instant in which a listener leaves its group, a connection can reach a generation that is not chosen; the steering itself remains").improve(improve)
     })
 }
 
@@ -218,9 +234,6 @@ fn mptcp(facts: &Facts) -> Finding {
         Mptcp::Present(Ok(())) => fine(id, group, tried, "MPTCP listeners are steered as TCP ones"),
         Mptcp::Present(Err(failure)) => {
             let finding = fine(id, group, tried, failure.said.clone());
-            if facts.steering.is_err() {
-                return finding.note("as the steering of TCP listeners");
-            }
             finding
                 .takes(
                     &[(P2, Weaker), (P3, Weaker)],
@@ -262,6 +275,16 @@ fn see(facts: &Facts) -> Finding {
         finding.takes(
             &[(P2, Weaker)],
             "connections cannot be told apart by generation: all count as the old one's, so a drain takes its whole time",
+        )
+    })
+}
+
+fn signal(facts: &Facts) -> Finding {
+    let what = ("signal", Group::Knowing, "a signal to a child by its pidfd (pidfd_send_signal)");
+    row(what, &facts.signal, "a signal reaches one process and no other", |finding, _| {
+        finding.takes(
+            &[(P2, Gone), (P5, Gone)],
+            "nothing can be stopped without the risk of hitting a stranger, so nothing is: the old generation of a restart goes on",
         )
     })
 }

@@ -27,6 +27,7 @@ fn well() -> Facts {
         read: Ok(()),
         stranger: Ok(()),
         see: Ok(()),
+        signal: Ok(()),
         close_range: Ok(()),
         subreaper: Ok(()),
         steering: Ok(()),
@@ -127,6 +128,7 @@ fn gvisor_has_neither_trap_nor_steering() {
     });
     assert_eq!(standings(&report), "gggwkkk");
     assert!(finding(&report, "trap").improve.as_ref().expect("a way").contains("gVisor"));
+    assert_eq!(finding(&report, "replace").level, Level::Note, "it follows from the trap");
     assert!(finding(&report, "place").result.contains("gVisor"));
 }
 
@@ -171,12 +173,22 @@ fn no_child_at_all_leaves_the_looking() {
     let report =
         judge(&Facts { clone: no(), trap: no(), duplicate: no(), read: no(), stranger: no(), see: no(), subreaper: no(), ..well() });
     assert_eq!(standings(&report), "gggggkk");
+    // The one finding that matters is not drowned in those that follow from it.
+    assert!(report.promises.iter().all(|promise| promise.because.iter().all(|id| *id == "clone")), "{report:?}");
+    assert_eq!(finding(&report, "trap").level, Level::Note);
+}
+
+#[test]
+fn an_ordinary_user_may_not_mute_on_some_kernels() {
+    let report = judge(&Facts { uid: 1000, muting: fails("setsockopt(SO_ATTACH_FILTER)", EPERM), ..well() });
+    assert_eq!(standings(&report), "kwwkkkk");
+    assert!(finding(&report, "muting").improve.as_ref().expect("a way").contains("CAP_NET_ADMIN"));
 }
 
 /// Whatever fails, alone: it is said, and what it takes is explained.
 #[test]
 fn each_failure_alone_is_told_with_its_meaning() {
-    let failing: [fn(&mut Facts); 14] = [
+    let failing: [fn(&mut Facts); 15] = [
         |facts| facts.clone = fails("x", ENOSYS),
         |facts| facts.trap = fails("x", ENOSYS),
         |facts| facts.unbroken = fails("x", ENOSYS),
@@ -185,6 +197,7 @@ fn each_failure_alone_is_told_with_its_meaning() {
         |facts| facts.read = fails("x", ENOSYS),
         |facts| facts.see = fails("x", ENOSYS),
         |facts| facts.subreaper = fails("x", ENOSYS),
+        |facts| facts.signal = fails("x", ENOSYS),
         |facts| facts.steering = fails("x", ENOSYS),
         |facts| facts.muting = fails("x", ENOSYS),
         |facts| facts.mptcp = Mptcp::Present(fails("x", ENOSYS)),

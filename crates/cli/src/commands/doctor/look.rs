@@ -32,6 +32,7 @@ pub(super) fn look() -> Facts {
         read: tried(access.read),
         stranger: tried(access.stranger),
         see: tried(access.see),
+        signal: tried(access.signal),
         close_range: tried(access.close_range),
         subreaper: tried(place::subreaper()),
         steering: tried(steer::steering()),

@@ -76,12 +76,11 @@ fn push_finding(out: &mut String, finding: &Finding, colourful: bool) {
         let _ = write!(out, "{:more$}", "");
         push_wrapped(out, &format!("tried: {}", finding.tried), more, more);
     }
-    let promises: Vec<String> =
-        finding.promises.iter().map(|(promise, standing)| format!("{promise:?} {}", standing_words(*standing).1)).collect();
+    let promises = taken(finding);
     let meaning = match (promises.is_empty(), finding.meaning.is_empty()) {
         (true, _) => finding.meaning.clone(),
-        (false, true) => promises.join(", "),
-        (false, false) => format!("{}: {}", promises.join(", "), finding.meaning),
+        (false, true) => promises,
+        (false, false) => format!("{promises}: {}", finding.meaning),
     };
     if !meaning.is_empty() {
         let _ = write!(out, "{:more$}", "");
@@ -91,6 +90,16 @@ fn push_finding(out: &mut String, finding: &Finding, colourful: bool) {
         // Not wrapped: it is to be copied.
         let _ = writeln!(out, "{:more$}to improve: {}", "", printable(improve));
     }
+}
+
+/// `P1, P2, P3 gone, P4 weaker`.
+fn taken(finding: &Finding) -> String {
+    let with = |wanted: Standing| -> Option<String> {
+        let promises = finding.promises.iter().filter(|(_, standing)| *standing == wanted);
+        let names: Vec<String> = promises.map(|(promise, _)| format!("{promise:?}")).collect();
+        (!names.is_empty()).then(|| format!("{} {}", names.join(", "), standing_words(wanted).1))
+    };
+    [with(Standing::Gone), with(Standing::Weaker)].into_iter().flatten().collect::<Vec<String>>().join(", ")
 }
 
 /// Appends words that begin at column `first`, further lines at `rest`.
