@@ -14,9 +14,13 @@ const HELD_QUEUE: u32 = 4096;
 /// Fewer open files than this and a few generations of a few listeners each do not fit.
 const FEW_FILES: u64 = 256;
 
-/// What remains when nothing of a command's can be held.
-const NOT_HELD: &str = "the command runs, is started again and stopped as a whole, but its ports are not held: \
-    restarts and crashes refuse connections, and the status says so";
+/// What remains when `bind` and `listen` cannot be caught.
+const NOT_CAUGHT: &str = "a command's ports are not held, and the status says so: restarts and crashes refuse connections, \
+    a taken port is not waited for, and a command given --port cannot bind it; its processes are looked after as ever";
+/// What remains when a caught call cannot be looked into.
+const NOT_SEEN: &str = "what a command binds is not seen: its ports are not held, it does not count as listening, \
+    and given --port it cannot bind it; its processes are looked after as ever";
+const NO_PORT: [(Promise, Standing); 4] = [(P1, Gone), (P2, Gone), (P3, Gone), (P4, Gone)];
 
 /// What cannot be tried where something else failed already: only that something takes promises.
 const FOLLOWS: [(&str, &[&str]); 3] = [
@@ -123,9 +127,7 @@ fn trap(facts: &Facts) -> Finding {
             (Some(EPERM | ENOSYS), facts) => container_option(facts, "--security-opt seccomp=unconfined"),
             _ => None,
         };
-        finding
-            .takes(&[(P1, Gone), (P2, Gone), (P3, Gone), (P4, Weaker)], format!("{NOT_HELD}; P4 is left for ports given with --port"))
-            .improve(improve)
+        finding.takes(&NO_PORT, NOT_CAUGHT).improve(improve)
     })
 }
 
@@ -150,16 +152,14 @@ fn ptrace_improvement(facts: &Facts) -> Option<String> {
 fn duplicate(facts: &Facts) -> Finding {
     let what = ("duplicate", Group::Holding, "a duplicate of a child's socket (pidfd_getfd)");
     row(what, &facts.duplicate, "duplicates of a child's sockets can be taken", |finding, _| {
-        let promises = [(P1, Gone), (P2, Gone), (P3, Gone), (P4, Weaker)];
-        finding.takes(&promises, format!("{NOT_HELD}; P4 is left for ports given with --port")).improve(ptrace_improvement(facts))
+        finding.takes(&NO_PORT, NOT_SEEN).improve(ptrace_improvement(facts))
     })
 }
 
 fn read(facts: &Facts) -> Finding {
     let what = ("read", Group::Holding, "the address that a child binds (process_vm_readv)");
     row(what, &facts.read, "a child's memory can be read", |finding, _| {
-        let promises = [(P1, Gone), (P2, Gone), (P3, Gone), (P4, Weaker)];
-        finding.takes(&promises, format!("{NOT_HELD}; P4 is left for ports given with --port")).improve(ptrace_improvement(facts))
+        finding.takes(&NO_PORT, NOT_SEEN).improve(ptrace_improvement(facts))
     })
 }
 

@@ -97,7 +97,7 @@ fn yama_2_takes_the_ports_and_says_how_to_get_them_back() {
         let denied = || fails("pidfd_getfd", EPERM);
         let facts = Facts { uid: 1000, ptrace_scope: Some(scope), duplicate: denied(), read: denied(), stranger: denied(), ..well() };
         let report = judge(&facts);
-        assert_eq!(standings(&report), "gggwkkk");
+        assert_eq!(standings(&report), "ggggkkk");
         assert!(finding(&report, "duplicate").improve.as_ref().expect("a command").contains(part));
     }
 }
@@ -106,7 +106,7 @@ fn yama_2_takes_the_ports_and_says_how_to_get_them_back() {
 fn docker_without_ptrace_rights() {
     // Its default filter refuses pidfd_getfd without CAP_SYS_PTRACE, and lets seccomp and process_vm_readv pass.
     let report = judge(&Facts { container: Some("docker".to_owned()), duplicate: fails("pidfd_getfd", EPERM), ..well() });
-    assert_eq!(report.verdict, "Here P1, P2 and P3 are gone, P4 is weaker; P5, P6 and P7 remain.");
+    assert_eq!(report.verdict, "Here P1, P2, P3 and P4 are gone; P5, P6 and P7 remain.");
     assert_eq!(finding(&report, "duplicate").improve.as_deref(), Some("docker run --cap-add SYS_PTRACE ..."));
     assert_eq!(report.promises[0].because, ["duplicate"]);
     assert_eq!(finding(&report, "trap").level, Level::Ok);
@@ -126,7 +126,7 @@ fn gvisor_has_neither_trap_nor_steering() {
         release_event: fails("netlink socket", EINVAL),
         ..well()
     });
-    assert_eq!(standings(&report), "gggwkkk");
+    assert_eq!(standings(&report), "ggggkkk");
     assert!(finding(&report, "trap").improve.as_ref().expect("a way").contains("gVisor"));
     assert_eq!(finding(&report, "replace").level, Level::Note, "it follows from the trap");
     assert!(finding(&report, "place").result.contains("gVisor"));
