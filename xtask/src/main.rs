@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
 mod bench;
+mod dist;
 mod setup;
 mod test;
 
@@ -24,6 +25,8 @@ enum Task {
     Test(test::Arguments),
     /// Measures: `bench restart` beside other supervisors
     Bench(bench::Arguments),
+    /// Builds a static binary to copy, proves that it runs in an empty root, and lists the licences of what is in it
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Dist => dist::run(),
     };
     match done {
         Ok(code) => code,

@@ -13,7 +13,7 @@ use crate::commands::{daemon, doctor, free, ports, restart, run, status, stop, w
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
-#[command(name = "stayput", version, max_term_width = 100)]
+#[command(name = "stayput", version = env!("STAYPUT_VERSION"), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
