@@ -3,6 +3,7 @@
 
 mod bench;
 mod bench_ports;
+mod dist;
 mod setup;
 mod test;
 
@@ -27,6 +28,8 @@ enum Task {
     Test(test::Arguments),
     /// Measures: `bench restart` beside other supervisors
     Bench(bench::Arguments),
+    /// Builds a static binary to copy, proves that it runs in an empty root, and lists the licences of what is in it
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Dist => dist::run(),
     };
     match done {
         Ok(code) => code,

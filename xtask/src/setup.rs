@@ -28,6 +28,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "python3", package: "python3-venv", without: "http.server, Flask-SocketIO, gunicorn and uvicorn" },
     Tool { program: "node", package: "nodejs", without: "Node http" },
     Tool { program: "go", package: "golang-go", without: "the static Go server" },
+    Tool { program: "strace", package: "strace", without: "faults injected into system calls" },
     Tool { program: "nginx", package: "nginx-light", without: "nginx" },
 ];
 

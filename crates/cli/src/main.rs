@@ -9,11 +9,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{daemon, free, ports, restart, run, status, stop, wait, why};
+use crate::commands::{daemon, doctor, free, ports, restart, run, status, stop, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
-#[command(name = "stayput", version, max_term_width = 100)]
+#[command(name = "stayput", version = env!("STAYPUT_VERSION"), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +41,8 @@ enum Command {
     Wait(wait::Args),
     /// Free a port: stop its holder gently, by the means that fit it
     Free(free::Args),
+    /// Try what this kernel, container and user allow, and say which promises hold
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Free(args) => free::run(&args),
+        Command::Doctor(args) => Ok(doctor::run(&args)),
     };
     result.unwrap_or_else(|error| error.report())
 }

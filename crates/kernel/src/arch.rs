@@ -29,9 +29,22 @@ compile_error!("stayput knows the system call numbers of x86_64 and aarch64 only
 
 #[cfg(test)]
 mod tests {
+    use super::{AARCH64, Arch, NATIVE, X86_64};
+
     #[test]
     fn the_native_row_agrees_with_libc() {
-        assert_eq!(i64::from(super::NATIVE.bind), libc::SYS_bind);
-        assert_eq!(i64::from(super::NATIVE.listen), libc::SYS_listen);
+        assert_eq!(i64::from(NATIVE.bind), libc::SYS_bind);
+        assert_eq!(i64::from(NATIVE.listen), libc::SYS_listen);
+    }
+
+    /// AUDIT_ARCH_* is the ELF machine number with bits for 64 bit and little endian (linux/audit.h).
+    fn audit(elf_machine: u16) -> u32 {
+        0x8000_0000 | 0x4000_0000 | u32::from(elf_machine)
+    }
+
+    #[test]
+    fn the_rows_of_other_machines_are_those_of_the_kernel_headers() {
+        assert_eq!(X86_64, Arch { audit: audit(libc::EM_X86_64), bind: 49, listen: 50, foreign_bit: 1 << 30 });
+        assert_eq!(AARCH64, Arch { audit: audit(libc::EM_AARCH64), bind: 200, listen: 201, foreign_bit: 0 });
     }
 }

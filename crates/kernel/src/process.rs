@@ -52,24 +52,18 @@ pub fn clone_sharing_descriptors() -> Result<Option<i32>, Errno> {
 
 fn raw_clone(flags: libc::c_int, pidfd: &mut i32) -> Result<i32, Errno> {
     assert_eq!(threads(), 1, "clone needs a process with a single thread");
-    let mut arguments = libc::clone_args {
-        flags: flags as u64,
-        pidfd: std::ptr::from_mut(pidfd) as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: 0,
-    };
+    let nothing: libc::c_ulong = 0;
+    // Not clone3: a seccomp filter cannot look into its struct, so container runtimes refuse it (Docker's default answers ENOSYS).
+    // The flags, stack and third argument stand in this order on every architecture of `arch.rs`; with CLONE_PIDFD the third
+    // takes the pidfd.
     // SAFETY:
-    // * no CLONE_VM: the child gets a copy of the memory, as with `fork`, and continues on a copy of this stack;
+    // * no CLONE_VM: the child gets a copy of the memory, as with `fork`, and continues on a copy of this stack (stack 0);
     // * the process has one thread (asserted), so no lock is held by a thread that the child lacks;
-    // * `arguments` and `pidfd` live through the call.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    // * `pidfd` is writable through the call.
+    let result = unsafe {
+        let flags = (flags | libc::SIGCHLD) as libc::c_ulong;
+        libc::syscall(libc::SYS_clone, flags, nothing, std::ptr::from_mut(pidfd), nothing, nothing)
+    };
     if result < 0 { Err(errno()) } else { Ok(result as i32) }
 }
 
@@ -221,6 +215,16 @@ pub fn ignore(signals: &[i32]) {
         // SAFETY: SIG_IGN is a valid disposition; no handler of ours is replaced.
         unsafe { libc::signal(*signal, libc::SIG_IGN) };
     }
+}
+
+/// Handles a signal by doing nothing, and lets it interrupt system calls (no `SA_RESTART`), as runtimes do that signal themselves.
+pub(crate) fn note(signal: i32) {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: `sigaction` is plain data for which all zero bytes are valid (no flags, empty mask).
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler touches nothing, so it is safe at any moment; a null old action is allowed.
+    unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
 /// As a new program expects it: every signal at its default, none blocked.

@@ -43,27 +43,47 @@ fn program(arch: Arch) -> [libc::sock_filter; 7] {
 /// # Errors
 /// `EBUSY`: a filter above this one has a listener already. `EINVAL`/`ENOSYS`: no support (Linux ≥ 5.0, not gVisor).
 pub fn install() -> Result<OwnedFd, Errno> {
-    let mut instructions = program(NATIVE);
-    let program = libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() };
-    let install = |flags: libc::c_ulong| {
-        // SAFETY: `program` points to live instructions that the kernel copies; the other arguments are numbers.
-        let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
-        if result < 0 { Err(errno()) } else { Ok(result as i32) }
-    };
     // Since 5.19 a signal that the caller handles cannot interrupt a bind that is being answered.
-    let install_best = || match install(FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV) {
-        Err(Errno::INVAL) => install(FLAG_NEW_LISTENER),
+    let install_best = || match install_once(Wait::Killable) {
+        Err(Errno::INVAL) => install_once(Wait::Interruptible),
         other => other,
     };
-    let number = match install_best() {
+    match install_best() {
         Err(Errno::ACCESS) => {
             rustix::thread::set_no_new_privs(true)?;
-            install_best()?
+            install_best()
         }
-        other => other?,
+        other => other,
+    }
+}
+
+/// How a caught call waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Once it was received, only a deadly signal ends it (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`).
+    Killable,
+    /// Each signal that the caller handles ends it with `EINTR`.
+    Interruptible,
+}
+
+/// Installs the filter in exactly this way, and sets nothing else.
+///
+/// # Errors
+/// As [`install`]; `EACCES`: without `CAP_SYS_ADMIN` it needs `no_new_privs`.
+pub(crate) fn install_once(wait: Wait) -> Result<OwnedFd, Errno> {
+    let mut instructions = program(NATIVE);
+    let program = libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() };
+    let flags = match wait {
+        Wait::Killable => FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV,
+        Wait::Interruptible => FLAG_NEW_LISTENER,
     };
+    // SAFETY: `program` points to live instructions that the kernel copies; the other arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 {
+        return Err(errno());
+    }
     // SAFETY: `SECCOMP_FILTER_FLAG_NEW_LISTENER` returns a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
 /// A system call that waits for our answer.

@@ -102,9 +102,16 @@ fn place(descriptors: &[BorrowedFd<'_>], floor: i32) -> Result<(), Errno> {
             return Err(errno());
         }
     }
-    // SAFETY: marks descriptors, closes none. Linux before 5.11 lacks the flag: what we opened ourselves is marked already.
-    unsafe { libc::syscall(libc::SYS_close_range, descriptors.len(), libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    // Linux before 5.11 lacks it: what we opened ourselves is marked already.
+    let _ = close_on_exec_from(descriptors.len() as u32);
     Ok(())
+}
+
+/// Marks this descriptor number and all above as close-on-exec (close_range(2), Linux 5.11 with the flag).
+pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: marks descriptors, closes none.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
 /// Tries the candidates; returns only with an error: the first that says more than "not there", as the shell does.

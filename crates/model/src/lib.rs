@@ -9,6 +9,7 @@ pub mod blob;
 pub mod config;
 pub mod event;
 pub mod generation;
+pub mod host;
 pub mod ledger;
 pub mod mono;
 pub mod notice;
