@@ -57,6 +57,7 @@ pub fn run(start: Start) -> Result<u8, Errno> {
         waiting: Vec::new(),
         signals: Vec::new(),
         next_listener: 1,
+        emptied: Vec::new(),
     };
     life.commit(&state).map_err(|_| Errno::TOOBIG)?;
     drop(state);
@@ -175,7 +176,7 @@ impl Guard {
 
     /// The keeper has ended the instance: wait a little for the daemon's last lines, then leave nothing behind.
     fn finish(&self, status: u8) -> u8 {
-        let Some(Ok(state)) = self.life.restore() else { return status };
+        let Some(Ok(mut state)) = self.life.restore() else { return status };
         if let Some(channel) = state.daemon.channel {
             channel.close(); // its end of stream
         }
@@ -192,6 +193,16 @@ impl Guard {
         }
         if let Ok(daemon) = process::pidfd(state.daemon.pid) {
             let _ = process::signal(&daemon, rustix::process::Signal::KILL.as_raw());
+        }
+        // What was killed last is ours to reap, and leaves its cgroup a moment later.
+        state.remove_emptied();
+        while !state.emptied.is_empty() && clock::monotonic_ns() < deadline {
+            let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
+            while matches!(process::next_signal(self.signals), Ok(Some(_))) {}
+            while let Ok(Some((pid, _))) = process::next_ended() {
+                process::reap(pid);
+            }
+            state.remove_emptied();
         }
         let _ = std::fs::remove_dir_all(&state.directory);
         status

@@ -7,6 +7,7 @@ use crate::state::Generation;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::clock;
 use stayput_kernel::process::{self, Cloned};
 use stayput_kernel::spawn::{self, Exec, Report, Stage};
@@ -94,6 +95,9 @@ impl Keeper {
         let (report, childs_report) = packet_pair().map_err(failed("socketpair for the child's report"))?;
         let null = dev_null().map_err(failed("open /dev/null"))?;
 
+        // Not everywhere ours to make; the cookie and the filter tell the tree without it.
+        let cgroup = Cgroup::create(&format!("stayput-{}-{}", self.state.nonce, spec.generation.0)).ok();
+        let door = cgroup.as_ref().and_then(|cgroup| cgroup.door().ok());
         self.state.generations.push(Generation {
             service: spec.service.clone(),
             id: spec.generation,
@@ -109,12 +113,16 @@ impl Keeper {
             output: Some(TableFd::keep(outputs.read.0)),
             error: outputs.read.1.map(TableFd::keep),
             notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),
+            cgroup: cgroup.clone(),
         });
         self.commit();
         match process::clone() {
             Ok(Cloned::Child) => {
                 let descriptors = vec![null.as_fd(), outputs.write.0.as_fd(), outputs.write.1.as_fd()];
-                spawn::exec(&Exec { candidates, argv, env, cwd, descriptors, trap: true }, childs_report.as_fd())
+                spawn::exec(
+                    &Exec { candidates, argv, env, cwd, descriptors, trap: true, cgroup: door.as_ref().map(AsFd::as_fd) },
+                    childs_report.as_fd(),
+                )
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 if let Some(generation) = self.state.generation_mut(spec.generation) {
@@ -227,7 +235,7 @@ impl Keeper {
                     let candidates = vec![c"/proc/self/exe".to_owned()];
                     let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
                     let descriptors = vec![null.as_fd(), stdout, stderr, theirs.as_fd(), self.state.control.as_fd()];
-                    let exec = Exec { candidates, argv, env, cwd: c".".to_owned(), descriptors, trap: false };
+                    let exec = Exec { candidates, argv, env, cwd: c".".to_owned(), descriptors, trap: false, cgroup: None };
                     spawn::exec(&exec, childs_report.as_fd())
                 }
                 Cloned::Parent { pid, pidfd: _ } => self.state.daemon.pid = pid,
@@ -272,7 +280,9 @@ impl Keeper {
             }
             let descriptors = [generation.pidfd, generation.report, generation.calls, generation.output, generation.error];
             descriptors.into_iter().flatten().for_each(TableFd::close);
+            self.state.emptied.extend(generation.cgroup);
         }
+        self.state.remove_emptied();
         for listener in &mut self.state.listeners {
             if listener.owner == Some(id) {
                 listener.owner = None;

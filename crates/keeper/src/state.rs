@@ -3,6 +3,7 @@
 use crate::protocol::{Dump, ExecStage, ExitStatus, GenerationFacts, GenerationId, ListenerFacts, ListenerId, Origin, Trap, WaitingHold};
 use crate::steering::{Member, Order};
 use serde::{Deserialize, Serialize};
+use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::socket::Key;
 use stayput_kernel::table::TableFd;
 use std::collections::BTreeSet;
@@ -27,6 +28,8 @@ pub(crate) struct State {
     /// Signals of the guard that no daemon has got yet: number, hangup.
     pub(crate) signals: Vec<(i32, bool)>,
     pub(crate) next_listener: u64,
+    /// Cgroups of forgotten generations that could not be removed yet: a last process was on its way out.
+    pub(crate) emptied: Vec<Cgroup>,
 }
 
 /// The brain's process.
@@ -63,6 +66,8 @@ pub(crate) struct Generation {
     pub(crate) output: Option<TableFd>,
     pub(crate) error: Option<TableFd>,
     pub(crate) notify: Option<(TableFd, PathBuf)>,
+    /// All its processes are in here, where one could be made.
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// A listening socket that we have.
@@ -153,6 +158,11 @@ impl State {
         }
     }
 
+    /// Removes the cgroups that are over; those that cannot be removed yet are kept for the next time.
+    pub(crate) fn remove_emptied(&mut self) {
+        self.emptied.retain(|cgroup| cgroup.remove() == Err(rustix::io::Errno::BUSY));
+    }
+
     /// What the environment of a generation's processes carries, as a whole `NAME=value` string.
     pub(crate) fn cookie(&self, generation: GenerationId) -> String {
         format!("STAYPUT_COOKIE={}-{}", self.nonce, generation.0)
@@ -220,6 +230,7 @@ impl State {
             waiting: Vec::new(),
             signals: Vec::new(),
             next_listener: 1,
+            emptied: Vec::new(),
         }
     }
 }

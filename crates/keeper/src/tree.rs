@@ -1,6 +1,6 @@
 //! Whole process trees: who belongs to a generation, however it forked.
 //!
-//! A process is recognised by the cookie in its environment or by descent from one that has it. One that did away with both
+//! Where a cgroup could be made for it, the kernel knows. Elsewhere a process is recognised by the cookie in its environment or by descent from one that has it. One that did away with both
 //! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session, or by being the
 //! only candidate. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
 //! under it is gone.
@@ -31,6 +31,14 @@ impl Keeper {
     /// The living processes of a generation. Zombies do not count.
     pub(crate) fn members(&self, generation: GenerationId) -> BTreeSet<Seen> {
         let Some(facts) = self.state.generation(generation) else { return BTreeSet::new() };
+        if let Some(cgroup) = &facts.cgroup {
+            let seen = |pid: i32| self.proc.stat(pid).ok().map(|stat| Seen { pid, start_ticks: stat.start_ticks });
+            let inside: BTreeSet<Seen> = cgroup.pids().into_iter().filter_map(seen).collect();
+            if !inside.is_empty() {
+                return inside;
+            }
+            // Not gone through its door yet, or taken elsewhere by somebody: the other marks tell.
+        }
         let cookie = self.state.cookie(generation).into_bytes();
         let mut rows = BTreeMap::new();
         let mut members = BTreeSet::new();
@@ -123,6 +131,10 @@ impl Keeper {
 
     /// Stops what is found until nothing new appears (a stopped process forks no more), then kills all of it.
     pub(crate) fn kill_tree(&mut self, generation: GenerationId) {
+        if let Some(cgroup) = self.state.generation(generation).and_then(|generation| generation.cgroup.as_ref()) {
+            // Atomic, where the kernel has it; what it does not reach is found below.
+            let _ = cgroup.kill();
+        }
         let mut stopped = BTreeSet::new();
         for _ in 0..KILL_PASSES {
             let members = self.members(generation);

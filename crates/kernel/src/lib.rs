@@ -5,6 +5,7 @@ compile_error!("stayput holds ports with Linux system calls (seccomp, pidfd, soc
 
 // Holding: what the guard and the keeper do with processes and sockets.
 pub mod arch;
+pub mod cgroup;
 pub mod clock;
 pub mod memory;
 pub mod process;

@@ -38,6 +38,8 @@ pub struct Exec<'fd> {
     pub descriptors: Vec<BorrowedFd<'fd>>,
     /// Catch `bind` and `listen`.
     pub trap: bool,
+    /// The door of a cgroup to go through first. One that does not open is passed by.
+    pub cgroup: Option<BorrowedFd<'fd>>,
 }
 
 /// What a child tells over its report socket (`SOCK_SEQPACKET`). The end of the stream means: executed.
@@ -76,6 +78,9 @@ pub fn exec(exec: &Exec<'_>, report: BorrowedFd<'_>) -> ! {
 
 fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::Infallible, (Stage, Errno)> {
     process::default_signals();
+    if let Some(door) = exec.cgroup {
+        let _ = rustix::io::write(door, b"0");
+    }
     rustix::process::setsid().map_err(|error| (Stage::Session, error))?;
     place(&exec.descriptors, floor).map_err(|error| (Stage::Stdio, error))?;
     rustix::process::chdir(exec.cwd.as_c_str()).map_err(|error| (Stage::WorkingDirectory, error))?;
