@@ -4,7 +4,7 @@
 //! the generation's that is asked about: a drain rather waits too long than cuts a connection that it did not see.
 
 use stayput_kernel::procfs::Proc;
-use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State, States};
+use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State, States, TcpInfo};
 use stayput_model::event::DrainReport;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -272,18 +272,28 @@ fn same_ip(one: IpAddr, other: IpAddr) -> bool {
 
 fn count(socket: &Socket, report: &mut DrainReport) {
     report.open += 1;
-    let pending = socket.rqueue > 0 || socket.wqueue > 0;
+    if socket.rqueue > 0 || socket.wqueue > 0 {
+        report.busy += 1;
+        return;
+    }
     let Some(info) = socket.tcp_info else {
         report.busy += 1;
         return;
     };
-    let client_spoke_last = info.last_data_recv_ms < info.last_data_sent_ms;
-    let quiet = info.last_data_recv_ms.min(info.last_data_sent_ms) >= QUIET_MS;
-    if pending || client_spoke_last {
+    if info.bytes_received != Some(0) && !server_spoke_last(&info) {
         report.busy += 1;
-    } else if quiet {
+    } else if info.last_data_recv_ms.min(info.last_data_sent_ms) >= QUIET_MS {
         report.idle += 1;
     }
+}
+
+/// Whether the server has answered what the client said last. The kernel's times have the grain of a timer tick (1 to 10 ms): a
+/// fast answer has the same time as its request, and so has the beginning of a connection whose first request is being
+/// worked on. Then only an ACK that came later tells that something was sent; without one it counts as unanswered, for
+/// a request that is cut is worse than a drain that lasts.
+fn server_spoke_last(info: &TcpInfo) -> bool {
+    info.last_data_sent_ms < info.last_data_recv_ms
+        || (info.last_data_sent_ms == info.last_data_recv_ms && info.last_ack_recv_ms < info.last_data_recv_ms)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use crate::reactor::{Identity, Message, Reactor};
 use crate::say;
+use stayput_keeper::protocol::{Reply as KeeperReply, Request as KeeperRequest};
 use stayput_model::Notice;
 use stayput_model::event::{Event as WorldEvent, ExitStatus, GenerationId, StopWay};
 use stayput_model::ledger::LedgerId;
@@ -28,6 +29,8 @@ const CONNECTIONS: usize = 64;
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// After an error of `accept` (out of descriptors, most likely) it is not tried again for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a status waits for the keeper's facts.
+const KEEPER_TIME: Duration = Duration::from_millis(250);
 /// Output lines in a failure report.
 const LAST_OUTPUT: usize = 20;
 
@@ -181,10 +184,27 @@ impl Reactor {
     pub(crate) fn asked(&mut self, request: Request, answers: Answers) {
         match request {
             Request::Hello { .. } => answers.failed(FailureKind::BadRequest, "hello was said already"),
-            Request::Status {} => answers.reply(Reply::Status(Box::new(self.status()))),
+            Request::Status {} => {
+                // The keeper may be another one by now: it is asked first. If it is stuck, what we know is better than nothing.
+                let (link, to) = (Rc::clone(&self.link), self.to.clone());
+                tokio::task::spawn_local(async move {
+                    let dump = match tokio::time::timeout(KEEPER_TIME, link.call(KeeperRequest::Dump)).await {
+                        Ok(Some(KeeperReply::Dump(dump))) => Some(dump),
+                        Ok(_) | Err(_) => None,
+                    };
+                    // The reactor is gone only when the daemon ends.
+                    let _ = to.send(Message::Status(answers, dump));
+                });
+            }
             Request::Restart { service, wait } => self.asked_restart(service, wait, &answers),
             Request::Stop { service, wait } => self.asked_stop(service, wait, answers),
         }
+    }
+
+    /// The keeper's facts are as fresh as they can be.
+    pub(crate) fn answer_status(&mut self, answers: &Answers) {
+        let status = self.status();
+        answers.reply(Reply::Status(Box::new(status)));
     }
 
     fn asked_restart(&mut self, service: Option<String>, wait: bool, answers: &Answers) {

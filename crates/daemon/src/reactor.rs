@@ -51,9 +51,11 @@ pub(crate) enum Message {
     World(Event),
     /// Somebody asks over the control socket.
     Control(stayput_wire::Request, control::Answers),
+    /// The keeper's facts of now, for somebody who asked for the status; `None`: it did not say.
+    Status(control::Answers, Option<Box<Dump>>),
 }
 
-/// What does not change while this daemon lives.
+/// What the keeper said of the instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) instance: String,
@@ -61,6 +63,18 @@ pub(crate) struct Identity {
     pub(crate) keeper: i32,
     pub(crate) keeper_deaths: u32,
     pub(crate) daemon_deaths: u32,
+}
+
+impl Identity {
+    fn of(dump: &Dump) -> Self {
+        Self {
+            instance: dump.instance.clone(),
+            guard: dump.guard_pid,
+            keeper: dump.keeper_pid,
+            keeper_deaths: dump.keeper_deaths,
+            daemon_deaths: dump.daemon_deaths,
+        }
+    }
 }
 
 /// The output of a generation and who reads it.
@@ -132,13 +146,7 @@ impl Reactor {
             Blob::Start(config) => (World::new(config, now().0 ^ u64::from(dump.guard_pid.unsigned_abs())), true),
             Blob::State(world) => (*world, false),
         };
-        let identity = Identity {
-            instance: dump.instance.clone(),
-            guard: dump.guard_pid,
-            keeper: dump.keeper_pid,
-            keeper_deaths: dump.keeper_deaths,
-            daemon_deaths: dump.daemon_deaths,
-        };
+        let identity = Identity::of(&dump);
         let mut reactor = Self {
             world,
             link,
@@ -210,6 +218,12 @@ impl Reactor {
         match message {
             Message::World(event) => self.step(event),
             Message::Control(request, answers) => self.asked(request, answers),
+            Message::Status(answers, dump) => {
+                if let Some(dump) = dump {
+                    self.identity = Identity::of(&dump);
+                }
+                self.answer_status(&answers);
+            }
         }
     }
 

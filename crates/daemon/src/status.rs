@@ -128,7 +128,8 @@ fn phase(service: &Service) -> (ServicePhase, String) {
         }
         Plan::BackOff { until } => {
             let left = until.since(now()).as_millis();
-            let text = format!("the next start is in {left} ms, after {} failures in a row", service.backoff.failures());
+            let ended = service.last_exit.map_or_else(String::new, |(id, status)| format!("generation {id} {}; ", say::ended(status)));
+            let text = format!("{ended}the next start is in {left} ms, after {} failures in a row", service.backoff.failures());
             return (ServicePhase::BackingOff, text);
         }
         Plan::Park | Plan::Succeed { .. } => {

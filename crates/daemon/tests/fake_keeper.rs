@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const SOAK: Duration = Duration::from_secs(1);
+const SOAK: Duration = Duration::from_secs(2);
 
 struct FakeKeeper {
     channel: Channel<FromKeeper, ToKeeper>,
@@ -89,6 +89,11 @@ impl FakeKeeper {
             let ToKeeper { seq, request } = self.next();
             if let Request::SetBlob(blob) = request {
                 self.blob = blob;
+                self.reply(seq, Reply::Done, &[]);
+                continue;
+            }
+            if !is(&request) && request == Request::Dump {
+                // For a status that was not waited for.
                 self.reply(seq, Reply::Done, &[]);
                 continue;
             }

@@ -150,8 +150,6 @@ pub enum Way {
 pub struct Soak {
     /// When it is over.
     pub until: Mono,
-    /// The open connections that the observer saw last: lost if it fails.
-    pub open: Option<u32>,
 }
 
 /// What a drain is for.

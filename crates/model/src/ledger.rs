@@ -82,7 +82,8 @@ pub struct Ledger {
     pub cut: Option<u32>,
     /// Idle keep-alive connections that were closed by the old one's stop.
     pub idle_closed: Option<u32>,
-    /// Connections that a failed generation took with it.
+    /// Connections that waited in the old generation's queues when they were closed. `None`: not known, or a generation died with what it
+    /// had accepted.
     pub lost: Option<u32>,
     /// How long nobody accepted before the switch; `None` until the switch.
     pub gap: Option<Duration>,
@@ -116,7 +117,7 @@ impl Ledger {
         Some((had.open + had.queued).saturating_sub(self.cut?).saturating_sub(self.idle_closed?))
     }
 
-    /// The old generation gets its stop signal now (or died now) with this left.
+    /// The old generation gets its stop signal now with this left.
     pub(crate) fn stop_old(&mut self, left: Option<DrainReport>) {
         if self.cut.is_none() {
             self.cut = left.map(|left| left.open.saturating_sub(left.idle));

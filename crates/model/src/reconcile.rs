@@ -167,9 +167,6 @@ impl Service {
                 Phase::Draining { deadline, not_before, .. } => {
                     effects.push(Effect::Watch { generation: id, within: (*deadline).max(*not_before).since(now) });
                 }
-                Phase::Serving { soak: Some(soak), .. } => {
-                    effects.push(Effect::Watch { generation: id, within: soak.until.since(now) });
-                }
                 Phase::Stopping { kill_at: None, .. } => {
                     effects.push(Effect::Signal { generation: id, signal: 9, scope: Scope::Tree });
                 }
@@ -177,7 +174,7 @@ impl Service {
                 Phase::Stopping { kill_at: Some(_), .. }
                 | Phase::Spawning
                 | Phase::Switching(_)
-                | Phase::Serving { soak: None, .. }
+                | Phase::Serving { .. }
                 | Phase::Orphaned
                 | Phase::Gone { .. }
                 | Phase::Releasing => {}

@@ -67,7 +67,7 @@ impl Service {
             self.drain(*old, soak, turn);
         }
         if let Some(generation) = self.generations.get_mut(&id) {
-            generation.enter(Phase::Serving { from: turn.now, soak: way_back.then_some(Soak { until, open: None }) }, turn.now);
+            generation.enter(Phase::Serving { from: turn.now, soak: way_back.then_some(Soak { until }) }, turn.now);
         }
         self.was_ready = true;
         self.tried.clear();
@@ -90,9 +90,7 @@ impl Service {
         if let Some(from) = from {
             turn.effect(Effect::Snapshot { from, to: id });
         }
-        if way_back {
-            turn.effect(Effect::Watch { generation: id, within: soak });
-        } else {
+        if !way_back {
             self.settled(id, turn);
         }
         self.limit_drains(turn);
@@ -147,7 +145,6 @@ impl Service {
             && soak.take().is_some()
         {
             probation = true;
-            turn.effect(Effect::StopWatch { generation: id });
         }
         let ledger = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Switched).map(|ledger| {
             ledger.outcome = Outcome::Settled;
@@ -209,12 +206,9 @@ impl Service {
         generation.enter(Phase::Orphaned, turn.now);
         self.remember_exit(id, status);
         self.say(What::Crashed { generation: id, status, served }, turn);
-        if soak.is_some() {
-            turn.effect(Effect::StopWatch { generation: id });
-        }
         let way_back = self.find(|generation| generation.is_way_back(turn.now)).filter(|_| soak.is_some());
         if let Some(old) = way_back {
-            return self.roll_back(id, old, status, soak.and_then(|soak| soak.open), turn);
+            return self.roll_back(id, old, status, turn);
         }
         if let Some(incoming) = self.incoming() {
             // Connections wait in the queue of the new one from now on, if it has one yet; else the dead one's queue is handed to it.
@@ -246,11 +240,8 @@ impl Service {
     }
 
     /// The old generation gets the connections back.
-    fn roll_back(&mut self, failed: GenerationId, old: GenerationId, status: ExitStatus, open: Option<u32>, turn: &mut Turn<'_>) {
+    fn roll_back(&mut self, failed: GenerationId, old: GenerationId, status: ExitStatus, turn: &mut Turn<'_>) {
         let failure = self.death(failed, status);
-        if let Some(ledger) = self.ledger_to_mut(failed) {
-            ledger.lost = open;
-        }
         if let Some(generation) = self.generations.get_mut(&old)
             && let Phase::Draining { kind: Drain::Handover { from }, .. } = generation.phase
         {
@@ -286,11 +277,10 @@ impl Service {
                 }
             }
             Phase::Draining { kind: Drain::Handover { .. }, report, .. } => *report = Some(seen),
-            Phase::Serving { soak: Some(soak), .. } => soak.open = Some(seen.open),
             Phase::Spawning
             | Phase::Starting { .. }
             | Phase::Switching(_)
-            | Phase::Serving { soak: None, .. }
+            | Phase::Serving { .. }
             | Phase::Orphaned
             | Phase::Stopping { .. }
             | Phase::Gone { .. }

@@ -68,13 +68,8 @@ impl Service {
         };
         let mut left = None;
         match generation.phase.clone() {
-            Phase::Spawning | Phase::Switching(_) | Phase::Orphaned => {}
+            Phase::Spawning | Phase::Switching(_) | Phase::Serving { .. } | Phase::Orphaned => {}
             Phase::Starting { .. } => turn.effect(Effect::StopProbe { generation: id }),
-            Phase::Serving { soak, .. } => {
-                if soak.is_some() {
-                    turn.effect(Effect::StopWatch { generation: id });
-                }
-            }
             Phase::Draining { report, .. } => {
                 turn.effect(Effect::StopWatch { generation: id });
                 left = report;
@@ -198,11 +193,8 @@ impl Service {
                 self.finish(id, turn);
             }
             Phase::Orphaned => self.finish(id, turn),
-            Phase::Draining { report, .. } => {
-                if let Some(ledger) = self.ledger_from_mut(id) {
-                    // It died with what it had.
-                    ledger.stop_old(report);
-                }
+            // It died with what it had, which nobody could count at that moment.
+            Phase::Draining { .. } => {
                 turn.effect(Effect::StopWatch { generation: id });
                 self.say(What::Gone { generation: id, status, stopped: false }, turn);
                 self.finish(id, turn);
@@ -260,12 +252,11 @@ impl Service {
         }
     }
 
+    /// What was lost of a generation that we stopped is known: what waited in its queues at the release. What one that died by itself had
+    /// accepted nobody could count, and a part of a sum is not the sum.
     fn count_lost(&mut self, id: GenerationId, queued: Option<u32>, turn: &mut Turn<'_>) {
-        let rolled_back = self.ledger_to_mut(id).filter(|ledger| matches!(ledger.outcome, Outcome::RolledBack(_)));
-        if let Some(ledger) = rolled_back {
-            ledger.lost = ledger.lost.zip(queued).map(|(open, queued)| open + queued);
-        } else if let Some(ledger) = self.ledger_from_mut(id) {
-            ledger.lost = queued.map(|queued| ledger.lost.unwrap_or(0) + queued);
+        if let Some(ledger) = self.ledger_from_mut(id).filter(|ledger| ledger.cut.is_some()) {
+            ledger.lost = queued;
         }
         if let Some(count) = queued.filter(|count| *count > 0) {
             self.say(What::Lost { generation: id, count }, turn);
