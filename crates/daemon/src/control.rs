@@ -5,6 +5,7 @@
 
 use crate::reactor::{Identity, Message, Reactor};
 use crate::say;
+use stayput_keeper::protocol::{Dump, Reply as KeeperReply, Request as KeeperRequest};
 use stayput_model::Notice;
 use stayput_model::event::{Event as WorldEvent, ExitStatus, GenerationId, StopWay};
 use stayput_model::ledger::LedgerId;
@@ -13,7 +14,7 @@ use stayput_model::service::{Plan, Target};
 use stayput_wire::codec::{self, ANSWER_LINE_MAX, LineBuffer, REQUEST_LINE_MAX};
 use stayput_wire::message::StoppedService;
 use stayput_wire::{Answer, Event, Failure, FailureKind, Measured, Reply, Request, VERSION};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -28,6 +29,8 @@ const CONNECTIONS: usize = 64;
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// After an error of `accept` (out of descriptors, most likely) it is not tried again for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A status does without the keeper's facts if they take longer: it may be asleep, and the rest is true without it.
+const FACTS_TIME: Duration = Duration::from_millis(500);
 /// Output lines in a failure report.
 const LAST_OUTPUT: usize = 20;
 
@@ -82,14 +85,19 @@ pub(crate) fn listener(socket: OwnedFd) -> io::Result<UnixListener> {
 }
 
 /// Accepts for ever.
-pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: UnboundedSender<Message>, unwritten: Rc<Cell<usize>>) {
+pub(crate) async fn listen(
+    listener: UnixListener,
+    identity: Rc<RefCell<Identity>>,
+    to: UnboundedSender<Message>,
+    unwritten: Rc<Cell<usize>>,
+) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         // Beyond the limit they wait in the kernel's queue.
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (identity, to, unwritten) = (identity.clone(), to.clone(), Rc::clone(&unwritten));
+                let (identity, to, unwritten) = (Rc::clone(&identity), to.clone(), Rc::clone(&unwritten));
                 tokio::task::spawn_local(async move {
                     // A connection that fails has nobody left to tell.
                     let _ = serve(stream, &identity, &to, &unwritten).await;
@@ -101,7 +109,12 @@ pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: Unbou
     }
 }
 
-async fn serve(mut stream: UnixStream, identity: &Identity, to: &UnboundedSender<Message>, unwritten: &Rc<Cell<usize>>) -> io::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    identity: &RefCell<Identity>,
+    to: &UnboundedSender<Message>,
+    unwritten: &Rc<Cell<usize>>,
+) -> io::Result<()> {
     if stayput_wire::peer::check(&stream).is_err() {
         return Ok(());
     }
@@ -127,8 +140,8 @@ async fn serve(mut stream: UnixStream, identity: &Identity, to: &UnboundedSender
                 let hello = Reply::Hello {
                     version: VERSION,
                     stayput: env!("CARGO_PKG_VERSION").to_owned(),
-                    instance: identity.instance.clone(),
-                    guard: identity.guard,
+                    instance: identity.borrow().instance.clone(),
+                    guard: identity.borrow().guard,
                 };
                 write(&mut stream, &Answer::Reply(hello)).await?;
             }
@@ -181,10 +194,32 @@ impl Reactor {
     pub(crate) fn asked(&mut self, request: Request, answers: Answers) {
         match request {
             Request::Hello { .. } => answers.failed(FailureKind::BadRequest, "hello was said already"),
-            Request::Status {} => answers.reply(Reply::Status(Box::new(self.status()))),
+            Request::Status {} => self.asked_status(answers),
             Request::Restart { service, wait } => self.asked_restart(service, wait, &answers),
             Request::Stop { service, wait } => self.asked_stop(service, wait, answers),
         }
+    }
+
+    /// The keeper is asked first: it and the guard may have died and been replaced since we last heard of them.
+    fn asked_status(&self, answers: Answers) {
+        let (link, to) = (Rc::clone(&self.link), self.to.clone());
+        tokio::task::spawn_local(async move {
+            let dump = match tokio::time::timeout(FACTS_TIME, link.call(KeeperRequest::Dump)).await {
+                Ok(Some(KeeperReply::Dump(dump))) => Some(dump),
+                Ok(_) | Err(_) => None,
+            };
+            // Only the end of the reactor stops it from listening.
+            let _ = to.send(Message::Status(dump, answers));
+        });
+    }
+
+    pub(crate) fn tell_status(&mut self, dump: Option<&Dump>, answers: &Answers) {
+        if let Some(dump) = dump {
+            let mut identity = self.identity.borrow_mut();
+            (identity.guard, identity.keeper) = (dump.guard_pid, dump.keeper_pid);
+            (identity.keeper_deaths, identity.daemon_deaths) = (dump.keeper_deaths, dump.daemon_deaths);
+        }
+        answers.reply(Reply::Status(Box::new(self.status())));
     }
 
     fn asked_restart(&mut self, service: Option<String>, wait: bool, answers: &Answers) {

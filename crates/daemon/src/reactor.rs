@@ -51,9 +51,11 @@ pub(crate) enum Message {
     World(Event),
     /// Somebody asks over the control socket.
     Control(stayput_wire::Request, control::Answers),
+    /// The keeper's facts for somebody who asked for the status; `None`: it did not answer in time.
+    Status(Option<Box<Dump>>, control::Answers),
 }
 
-/// What does not change while this daemon lives.
+/// Whose daemon this is. The guard and the keeper can be other processes than when it started: refreshed for each status.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) instance: String,
@@ -77,7 +79,7 @@ pub(crate) struct Reactor {
     pub(crate) world: World,
     pub(crate) link: Rc<Link>,
     pub(crate) console: Console,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Rc<RefCell<Identity>>,
     pub(crate) to: UnboundedSender<Message>,
     pub(crate) observer: Option<Observer>,
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
@@ -102,7 +104,7 @@ pub(crate) async fn run(channel: OwnedFd, control: OwnedFd, console: &Console) -
     let Some(dump) = first_dump(&link).await? else { return Ok(()) };
     let (to, mut from) = unbounded_channel();
     let mut reactor = Reactor::start(link, console.clone(), to, dump)?;
-    tokio::task::spawn_local(control::listen(listener, reactor.identity.clone(), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
+    tokio::task::spawn_local(control::listen(listener, Rc::clone(&reactor.identity), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
     reactor.serve(&mut from).await
 }
 
@@ -143,7 +145,7 @@ impl Reactor {
             world,
             link,
             console,
-            identity,
+            identity: Rc::new(RefCell::new(identity)),
             to,
             observer: Observer::open().ok(),
             probes: BTreeMap::new(),
@@ -210,6 +212,7 @@ impl Reactor {
         match message {
             Message::World(event) => self.step(event),
             Message::Control(request, answers) => self.asked(request, answers),
+            Message::Status(dump, answers) => self.tell_status(dump.as_deref(), &answers),
         }
     }
 
@@ -331,8 +334,8 @@ impl Reactor {
             addresses: service.listeners.values().map(|listener| listener.address).collect(),
             listeners: service.listeners_of(generation).map(|listener| listener.inode).collect(),
             roots,
-            guard: self.identity.guard,
-            instance: self.identity.instance.clone(),
+            guard: self.identity.borrow().guard,
+            instance: self.identity.borrow().instance.clone(),
         })
     }
 }
