@@ -93,8 +93,12 @@ fn ledger_facts(ledger: &Ledger) -> (Vec<(&'static str, String)>, Vec<&'static s
             Measured::NotMeasured => uncounted.push(fact),
         }
     }
-    let listener = if ledger.listener_gap { "for a while: connections may have been refused" } else { "never" };
-    counted.push(("without any listener", listener.to_owned()));
+    // Where nobody looked for gaps (a port that is not held), "no gap is known" must not become "there was none".
+    match (ledger.listener_gap, ledger.gap_ms) {
+        (true, _) => counted.push(("without any listener", "for a while: connections may have been refused".to_owned())),
+        (false, Measured::Count(_)) => counted.push(("without any listener", "never".to_owned())),
+        (false, Measured::NotMeasured) => uncounted.push("without any listener"),
+    }
     (counted, uncounted)
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn unreachable(found: &Found, error: &ClientError) -> Error {
     match (error, found.guard) {
         (ClientError::Version(_), _) => report.hint("restart the instance with this stayput, or use the stayput that started it"),
         (_, Some(guard)) => {
-            report.hint(format!("its lock is held, so it runs: guard pid {guard}; `kill -TERM {guard}` asks the guard itself to stop it"))
+            report.hint(format!("its lock is held, so it runs: guard pid {guard}; a daemon that dies is started again, so ask once more"))
         }
         (_, None) => report.hint("its lock is held, so it runs"),
     }

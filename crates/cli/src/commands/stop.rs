@@ -65,7 +65,7 @@ fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Err
     while found.is_running().map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
         if since.elapsed() > GONE_WITHIN {
             return Err(Error::new(Kind::Failed, format!("{}: its lock is still held; its guard was pid {pid}", found.name))
-                .hint(format!("stayput status {}; `kill -TERM {pid}` asks the guard once more", found.name)));
+                .hint(format!("look with: stayput status {}", found.name)));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
