@@ -466,7 +466,7 @@ impl Look<'_> {
         };
         report.summary = explain::summary(&report);
         report.notes = explain::notes(&report, &explain::Ranges::read(self.proc));
-        report.next = explain::next_steps(&report, self.us.uid == 0);
+        report.next = explain::next_steps(&report, self.us.uid);
         report
     }
 
