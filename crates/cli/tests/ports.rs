@@ -257,6 +257,22 @@ fn wait_returns_on_the_event() {
 }
 
 #[test]
+fn watch_shows_every_change() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let child =
+        Command::new(env!("CARGO_BIN_EXE_stayput")).args(["why", &port.to_string(), "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut watching = Process(child);
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(watching.0.stdout.take().unwrap()));
+    let mut sentences = lines.map(Result::unwrap).filter(|line| line.starts_with("Port "));
+    assert!(sentences.next().unwrap().contains("is taken"));
+    drop(listener);
+    assert!(sentences.next().unwrap().contains("is free"));
+    let _again = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    assert!(sentences.next().unwrap().contains("is taken"));
+}
+
+#[test]
 fn the_list_fits_and_filters() {
     let (holder, port) = held_by(&mut sleeper());
     let port = port.to_string();
@@ -271,4 +287,8 @@ fn the_list_fits_and_filters() {
     let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let text = out(&stayput(&["ports", "--unix"]));
     assert!(text.contains(path.to_str().unwrap()), "{text}");
+    let narrow = Command::new(env!("CARGO_BIN_EXE_stayput")).arg("ports").env("COLUMNS", "80").output().unwrap();
+    for line in out(&narrow).lines().filter(|line| !line.starts_with("not seen")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
 }

@@ -24,6 +24,8 @@ use crate::verdict::{self, Outcome, Probe, Surroundings, Verdict};
 
 /// Connections of one kind that are looked at one by one; beyond that they are counted.
 const KEPT_CONNECTIONS: usize = 128;
+/// How often a look is repeated because a socket changed hands meanwhile.
+const ATTEMPTS: usize = 3;
 /// Processes that are described in full.
 const MOST_HOLDERS: usize = 256;
 
@@ -153,15 +155,28 @@ impl Report {
 /// # Errors
 /// Neither sockets nor processes can be listed at all. What else is missing stands in the reports.
 pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) -> Result<Vec<Report>, Error> {
+    for _ in 0..ATTEMPTS {
+        if let Some(reports) = inspect_once(ports, options, &mut first, false)? {
+            return Ok(reports);
+        }
+    }
+    // A port that changes hands all the time: the last look is as good as any.
+    Ok(inspect_once(ports, options, &mut first, true)?.unwrap_or_default())
+}
+
+/// One look; `None` if a socket changed hands under it and `anyway` is not set.
+fn inspect_once(ports: &[u16], options: &Options, first: &mut dyn FnMut(&str), anyway: bool) -> Result<Option<Vec<Report>>, Error> {
     let proc = Proc::open()?;
     let mut diag = SockDiag::open()?;
     let wanted: HashSet<u16> = ports.iter().copied().collect();
     let look = Look { proc: &proc, describer: Describer::new(&proc), us: Us::read(&proc), wanted, options };
     let mut sockets = look.servers_of(&mut diag)?;
-    let urgent: HashSet<u32> = sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
-    if urgent.is_empty() {
+    let mut urgent = holding(&sockets);
+    let listening = !urgent.is_empty();
+    if !listening {
         // Without a listener few questions are left; often none that needs a process.
         sockets.extend(look.connections(&mut diag)?);
+        urgent = holding(&sockets);
     }
     let mut scan = Scan::default();
     let mut elsewhere = Vec::new();
@@ -173,7 +188,7 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
             let urgent = &urgent;
             let (proc, pids) = (look.proc, &pids);
             let scanning = scope.spawn(move || scan::first_look(proc, pids, urgent, Some(&send)));
-            if !urgent.is_empty() {
+            if listening {
                 early = look.first_sentence(&sockets, &found);
                 if let Some(sentence) = &early {
                     first(sentence);
@@ -184,8 +199,11 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
             }
             scan = scanning.join().unwrap_or_default();
         });
-        look.complete(&mut scan, &sockets, &urgent);
+        look.complete(&mut scan, &sockets);
         look.go_deep(&mut scan, &sockets, &pids);
+        if !anyway && look.changed_hands(&mut diag, &sockets, &scan) {
+            return Ok(None);
+        }
     }
     // Listeners elsewhere are what people look for when they see nothing here; nobody needs them beside one that is here.
     if options.elsewhere && look.wanted.iter().any(|port| !sockets.iter().any(|socket| is_listener_on(socket, *port))) {
@@ -210,7 +228,12 @@ pub fn inspect(ports: &[u16], options: &Options, mut first: impl FnMut(&str)) ->
         }
         reports.push(report);
     }
-    Ok(reports)
+    Ok(Some(reports))
+}
+
+/// Inodes of the sockets that hold a port.
+fn holding(sockets: &[PortSocket]) -> HashSet<u32> {
+    sockets.iter().filter(|socket| socket.role.holds() && socket.inode != 0).map(|socket| socket.inode).collect()
 }
 
 fn is_listener_on(socket: &PortSocket, port: u16) -> bool {
@@ -250,11 +273,11 @@ impl Look<'_> {
         Query::new(family, protocol, states).ports(lowest..=highest)
     }
 
-    /// Sockets that hold a port for a server: listening, bound, UDP. A cheap question.
+    /// TCP listeners and UDP sockets: their tables are small or sorted by port, so this is a cheap question.
     fn servers_of(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
         let mut found = Vec::new();
         for family in Family::ALL {
-            let tcp = self.query(family, Protocol::Tcp, States::LISTEN | States::BOUND_ONLY).with_tcp_info();
+            let tcp = self.query(family, Protocol::Tcp, States::LISTEN).with_tcp_info();
             for query in [tcp, self.query(family, Protocol::Udp, States::ALL)] {
                 let asked = diag.each(&query, |raw| {
                     if self.wanted.contains(&raw.local.port()) {
@@ -272,11 +295,11 @@ impl Look<'_> {
         Ok(found)
     }
 
-    /// TCP sockets in all other states, alike ones counted together.
+    /// TCP sockets in all other states, bound ones included, alike ones counted together. The kernel walks all its sockets.
     fn connections(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
         let mut kept = Kept::default();
         for family in Family::ALL {
-            let asked = diag.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS), |raw| {
+            let asked = diag.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS | States::BOUND_ONLY), |raw| {
                 if self.wanted.contains(&raw.local.port()) {
                     kept.add(raw);
                 }
@@ -293,7 +316,9 @@ impl Look<'_> {
     /// All processes, likely owners first: those in the cgroup where a socket was made, then its user's, then the rest.
     fn order(&self, sockets: &[PortSocket]) -> Result<Vec<Pid>, Error> {
         let mut pids = self.proc.pids()?;
-        let uids: HashSet<u32> = sockets.iter().filter(|socket| socket.role.holds()).map(|socket| socket.raw.uid).collect();
+        // Most processes are root's: to put these first would say nothing.
+        let uids: HashSet<u32> =
+            sockets.iter().filter(|socket| socket.role.holds() && socket.raw.uid != 0).map(|socket| socket.raw.uid).collect();
         let mut likely = HashSet::new();
         let ids: HashSet<u64> = sockets.iter().filter(|socket| socket.role.holds()).filter_map(|socket| socket.raw.cgroup_id).collect();
         if let Some(mount) = cgroup::mount_point(self.proc) {
@@ -301,11 +326,11 @@ impl Look<'_> {
                 likely.extend(cgroup::members(&mount, &path));
             }
         }
-        if pids.len() > 64 {
+        if pids.len() > 64 && !(likely.is_empty() && uids.is_empty()) {
             pids.sort_by_cached_key(|pid| {
                 let rank = if likely.contains(pid) {
                     0
-                } else if self.proc.owner(*pid).is_ok_and(|uid| uids.contains(&uid)) {
+                } else if !uids.is_empty() && self.proc.owner(*pid).is_ok_and(|uid| uids.contains(&uid)) {
                     1
                 } else {
                     2
@@ -332,7 +357,8 @@ impl Look<'_> {
     }
 
     /// Goes on after the first look, in the cheapest way that leaves no owner out.
-    fn complete(&self, scan: &mut Scan, sockets: &[PortSocket], urgent: &HashSet<u32>) {
+    fn complete(&self, scan: &mut Scan, sockets: &[PortSocket]) {
+        let urgent: &HashSet<u32> = &holding(sockets);
         let ownerless = |scan: &Scan| sockets.iter().any(|socket| socket.inode != 0 && scan.of(socket.inode).is_empty());
         let found = !urgent.is_empty() && urgent.iter().all(|inode| !scan.of(*inode).is_empty());
         if !found || !scan::sharers(self.proc, scan, urgent) {
@@ -347,6 +373,19 @@ impl Look<'_> {
         if ownerless(scan) {
             scan::second_look(self.proc, scan, None::<&HashSet<Pid>>);
         }
+    }
+
+    /// Whether a socket without an owner is gone by now: its owner ended after the kernel was asked and before /proc was.
+    fn changed_hands(&self, diag: &mut SockDiag, sockets: &[PortSocket], scan: &Scan) -> bool {
+        let missing = |socket: &&PortSocket| socket.role.holds() && socket.inode != 0 && scan.of(socket.inode).is_empty();
+        let missing: HashSet<u64> = sockets.iter().filter(missing).map(|socket| socket.raw.cookie).collect();
+        if missing.is_empty() {
+            return false;
+        }
+        let (Ok(mut now), Ok(others)) = (self.servers_of(diag), self.connections(diag)) else { return false };
+        now.extend(others);
+        let still: HashSet<u64> = now.iter().map(|socket| socket.raw.cookie).collect();
+        !missing.is_subset(&still)
     }
 
     /// Looks in the odd places for sockets that nobody seems to have.
@@ -427,7 +466,7 @@ impl Look<'_> {
         };
         report.summary = explain::summary(&report);
         report.notes = explain::notes(&report, &explain::Ranges::read(self.proc));
-        report.next = explain::next_steps(&report, self.us.uid == 0);
+        report.next = explain::next_steps(&report, self.us.uid);
         report
     }
 

@@ -64,7 +64,7 @@ pub fn taken_by(port: u16, socket: &PortSocket, process: &Process) -> String {
     };
     let since = process.started.and_then(since).map_or(String::new(), |time| format!(", running since {time}"));
     let stray = if process.stray.is_some() { " (inherited)" } else { "" };
-    let stopped = if process.is_stopped() { ", stopped" } else { "" };
+    let stopped = if process.is_stopped() { " is stopped and" } else { "" };
     format!("Port {port} is taken: {}{stopped} {verb} {}{stray}{since}", who(process), host(socket.local.ip()))
 }
 
@@ -271,8 +271,9 @@ fn listeners(report: &Report, notes: &mut Vec<String>) {
     }
 }
 
-/// Commands to copy.
-pub fn next_steps(report: &Report, root: bool) -> Vec<Step> {
+/// Commands to copy, for the user `uid`.
+pub fn next_steps(report: &Report, uid: u32) -> Vec<Step> {
+    let root = uid == 0;
     let port = report.port;
     let mut steps = Vec::new();
     let mut add = |command: String, why: &str| {
@@ -302,7 +303,8 @@ pub fn next_steps(report: &Report, root: bool) -> Vec<Step> {
             add(format!("sudo sysctl net.ipv4.ip_local_reserved_ports={port}"), "keep clients off this port in future");
             add(format!("stayput wait {port} --free"), "return as soon as the client is done");
         } else {
-            add(format!("stayput free {port}"), "stop the holder gently, after asking");
+            let sudo = if root || holder.process.uid == Some(uid) { "" } else { "sudo " };
+            add(format!("{sudo}stayput free {port}"), "stop the holder gently, after asking");
             add(format!("stayput wait {port} --free"), "return as soon as the port is free");
         }
     }

@@ -52,6 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn width() -> usize {
+    if let Some(columns) = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()) {
+        return columns;
+    }
+    // A file or a pipe has no width: programs get whole command lines.
     if !output::is_watched() {
         return usize::MAX;
     }
@@ -91,7 +95,7 @@ fn socket_rows(out: &mut String, socket: &PortSocket, by_pid: &HashMap<i32, &Pro
     let owners: Vec<&&Process> = socket.pids.value().into_iter().flatten().filter_map(|pid| by_pid.get(pid)).collect();
     let user = socket.user.clone().or_else(|| socket.uid.map(|uid| uid.to_string())).unwrap_or_default();
     let Some((first, sharers)) = owners.split_first() else {
-        let reason = if socket.pids.unreadable().is_some() { "owner not readable: another user's process" } else { "the kernel itself" };
+        let reason = if socket.pids.unreadable().is_some() { "owner not readable" } else { "the kernel itself" };
         push_cut(out, &format!("{head} {:>7} {:<9} {reason}", "-", shorten(&user, 9)), width);
         return;
     };
