@@ -91,6 +91,8 @@ pub struct Facts {
     pub uid: u32,
     /// A child with a pidfd.
     pub clone: Tried,
+    /// Executing this very program again.
+    pub itself: Tried,
     /// `bind` and `listen` of a child caught and answered.
     pub trap: Tried,
     /// The filter needed `no_new_privs`.

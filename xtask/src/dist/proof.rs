@@ -1,5 +1,5 @@
-//! The proof that a binary needs nothing but itself: it runs in an empty root. `--version` and `why` with nothing else there at all; `run`
-//! as in a container made from nothing, where the runtime brings /proc and /dev/null, with another static binary as the server.
+//! The proof that a binary needs nothing but itself: it runs in an empty root. `--version` with nothing else there at all; `why` and `run`
+//! as in a container made from nothing, where the runtime brings /proc and /dev/null, `run` with another static binary as the server.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -28,10 +28,27 @@ pub(super) fn runs_in_an_empty_root(binary: &Path, triple: &str) -> Result<(), S
         return Err(format!("--version says {version:?}; wanted its version, commit, {triple} and that it is static"));
     }
     print!("dist: in an empty root: {version}");
+    furnish(root.path()).map_err(|error| format!("the proof in {}: {error}", root.path().display()))?;
+    let why = contained(root.path(), &["/stayput", "why", "1"]).output().map_err(|error| error.to_string());
     // Port 1 is free (0) or not (1): both are answers.
-    let why = succeeded(&chrooted(root.path(), &["/stayput", "why", "1"]), "why 1", &[0, 1])?;
+    let why = succeeded(&why, "why 1", &[0, 1])?;
     println!("dist: in an empty root: why 1: {}", why.lines().next().unwrap_or_default());
     serves(root.path())
+}
+
+/// What a container runtime brings to a container made from nothing, and /run, where root's instances have their directory.
+fn furnish(root: &Path) -> std::io::Result<()> {
+    for dir in ["proc", "dev", "run"] {
+        std::fs::create_dir(root.join(dir))?;
+    }
+    std::fs::write(root.join("dev/null"), "")
+}
+
+/// Process 1 of a process namespace of its own, in the root that [`furnish`] made.
+fn contained(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = unshared(&["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", AS_A_CONTAINER, "sh"]);
+    command.arg(root).args(arguments);
+    command
 }
 
 /// `unshare` as root of a user namespace where we are not root.
@@ -62,18 +79,13 @@ fn succeeded(output: &Result<Output, String>, what: &str, codes: &[i32]) -> Resu
 /// `stayput run` keeps a static server on its port, and a request through it is answered.
 fn serves(root: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("the proof in {}: {error}", root.display());
-    for dir in ["proc", "dev", "tmp"] {
-        std::fs::create_dir(root.join(dir)).map_err(failed)?;
-    }
-    std::fs::write(root.join("dev/null"), "").map_err(failed)?;
     let source = workspace().join("xtask/programs/server.rs");
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition=2024", "-C", "target-feature=+crt-static", "-o"]).arg(root.join("server")).arg(source);
     super::checked(&mut rustc)?;
     // Free a moment ago; nobody else is asked to leave it so.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).map_err(failed)?.port().to_string();
-    let mut command = unshared(&["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", AS_A_CONTAINER, "sh"]);
-    command.arg(root).args(["/stayput", "run", "--restart", "never", "--", "/server", &port]);
+    let mut command = contained(root, &["/stayput", "run", "--restart", "never", "--", "/server", &port]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     let answer = ask(&port, &mut child);
     if answer.is_err() {

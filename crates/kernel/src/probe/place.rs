@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What the files say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -156,6 +157,21 @@ fn adopt() -> Result<(), Errno> {
     }
     drop(ours);
     Err(Errno::CHILD)
+}
+
+/// This very program can be executed again by `/proc/self/exe`, with `/dev/null` as its input and output, as the guard does
+/// for the daemon. It is asked for its version.
+///
+/// # Errors
+/// What failed: a root without `/proc` or `/dev/null`.
+pub fn itself() -> Try {
+    let failed =
+        |call: &'static str| move |error: std::io::Error| Failure::Call { call, errno: Errno::from_io_error(&error).unwrap_or(Errno::IO) };
+    let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed("open(/dev/null)"));
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--version").stdin(null()?).stdout(null()?).stderr(null()?);
+    let status = command.status().map_err(failed("execve(/proc/self/exe)"))?;
+    if status.success() { Ok(()) } else { wrong(format!("/proc/self/exe --version: {status}")) }
 }
 
 /// Whether programs can bind and listen by `io_uring`, past the filter.

@@ -24,7 +24,23 @@ const NO_PORT: [(Promise, Standing); 4] = [(P1, Gone), (P2, Gone), (P3, Gone), (
 
 /// What cannot be tried where something else failed already: only that something takes promises.
 const FOLLOWS: [(&str, &[&str]); 3] = [
-    ("clone", &["trap", "duplicate", "read", "replace", "unbroken", "see", "signal", "subreaper", "yama", "no_new_privs", "close_range"]),
+    (
+        "clone",
+        &[
+            "itself",
+            "trap",
+            "duplicate",
+            "read",
+            "replace",
+            "unbroken",
+            "see",
+            "signal",
+            "subreaper",
+            "yama",
+            "no_new_privs",
+            "close_range",
+        ],
+    ),
     ("trap", &["replace", "unbroken", "no_new_privs"]),
     ("steering", &["mptcp"]),
 ];
@@ -44,6 +60,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
 fn each(facts: &Facts) -> Vec<Finding> {
     vec![
         clone(facts),
+        itself(facts),
         trap(facts),
         duplicate(facts),
         read(facts),
@@ -114,6 +131,19 @@ fn clone(facts: &Facts) -> Finding {
     row(what, &facts.clone, "children can be started", |finding, _| {
         let all = [(P1, Gone), (P2, Gone), (P3, Gone), (P4, Gone), (P5, Gone)];
         finding.takes(&all, "`stayput run` cannot start anything; `why`, `ports`, `wait` and `free` work")
+    })
+}
+
+fn itself(facts: &Facts) -> Finding {
+    let what = ("itself", Group::Holding, "executing this program again (/proc/self/exe, /dev/null)");
+    row(what, &facts.itself, "its own processes can be started", |finding, _| {
+        let all = [(P1, Gone), (P2, Gone), (P3, Gone), (P4, Gone), (P5, Gone)];
+        finding
+            .takes(
+                &all,
+                "`stayput run` cannot start its daemon, so it starts nothing; without /proc `why`, `ports` and `free` cannot look either",
+            )
+            .improve(Some("mount -t proc proc /proc; and /dev/null, as every container runtime brings it"))
     })
 }
 

@@ -19,6 +19,7 @@ fn well() -> Facts {
         system: "Linux 6.18 x86_64".to_owned(),
         uid: 0,
         clone: Ok(()),
+        itself: Ok(()),
         trap: Ok(()),
         needs_no_new_privs: Some(false),
         unbroken: Ok(()),
@@ -188,8 +189,9 @@ fn an_ordinary_user_may_not_mute_on_some_kernels() {
 /// Whatever fails, alone: it is said, and what it takes is explained.
 #[test]
 fn each_failure_alone_is_told_with_its_meaning() {
-    let failing: [fn(&mut Facts); 15] = [
+    let failing: [fn(&mut Facts); 16] = [
         |facts| facts.clone = fails("x", ENOSYS),
+        |facts| facts.itself = fails("x", ENOSYS),
         |facts| facts.trap = fails("x", ENOSYS),
         |facts| facts.unbroken = fails("x", ENOSYS),
         |facts| facts.replaced = fails("x", ENOSYS),

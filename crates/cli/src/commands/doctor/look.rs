@@ -24,6 +24,7 @@ pub(super) fn look() -> Facts {
         system: format!("Linux {} {}", here.release, std::env::consts::ARCH),
         uid: rustix::process::geteuid().as_raw(),
         clone: tried(access.clone),
+        itself: tried(place::itself()),
         trap: tried(trap.answered),
         needs_no_new_privs: trap.needs_no_new_privs,
         unbroken: tried(trap.unbroken),
