@@ -18,16 +18,14 @@ impl Reactor {
     pub(crate) fn status(&mut self) -> InstanceStatus {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let names: Vec<String> = self.world.services.keys().cloned().collect();
-        let services = names.iter().filter_map(|name| self.service_status(name)).collect();
-        let identity = self.identity.borrow();
         InstanceStatus {
-            name: identity.instance.clone(),
-            guard: ProcessStatus { pid: identity.guard },
-            keeper: ProcessStatus { pid: identity.keeper },
+            name: self.identity.instance.clone(),
+            guard: ProcessStatus { pid: self.identity.guard },
+            keeper: ProcessStatus { pid: self.identity.keeper },
             daemon: ProcessStatus { pid },
-            services,
-            keeper_deaths: identity.keeper_deaths,
-            daemon_deaths: identity.daemon_deaths,
+            services: names.iter().filter_map(|name| self.service_status(name)).collect(),
+            keeper_deaths: self.identity.keeper_deaths,
+            daemon_deaths: self.identity.daemon_deaths,
         }
     }
 
