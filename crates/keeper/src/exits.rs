@@ -2,10 +2,11 @@
 
 use crate::groups::HELD_BACKLOG;
 use crate::keeper::{Keeper, Source};
-use crate::protocol::{Event, ExitStatus, GenerationId, ListenerId, Trap};
+use crate::protocol::{Event, ExitStatus, GenerationId, ListenerId, Scope, Trap};
 use crate::spawn::exit_status;
 use crate::state::Generation;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::process::Signal;
 use stayput_kernel::process::{self, Ended};
 use stayput_kernel::table::TableFd;
 use stayput_kernel::{clock, socket};
@@ -14,6 +15,11 @@ use std::collections::BTreeSet;
 /// How long a queue may be non-empty before it is asked whether anybody still has the socket.
 const QUEUE_PATIENCE_NS: u64 = 1_000_000_000;
 const QUEUE_PATIENCE_MAX_NS: u64 = 60_000_000_000;
+
+/// So many daemons died in a row, each at once, that a stop is not left to the next one.
+const HOPELESS: u32 = 5;
+/// Between SIGTERM and the kill when the keeper itself stops the instance.
+const HEADLESS_GRACE_NS: u64 = 10_000_000_000;
 
 /// A second look at a queue in which a connection waited.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +51,36 @@ impl Keeper {
 
     /// Signals wait for a daemon that can take them.
     pub(crate) fn pass_signals(&mut self) {
-        if self.state.daemon.channel.is_some() {
+        if self.state.daemon.channel.is_some() && self.state.daemon.greeted {
             for (signal, hangup) in std::mem::take(&mut self.state.signals) {
                 self.tell(Event::Signalled { signal, hangup });
             }
             self.dirty = true;
+        }
+    }
+
+    /// A stop that no daemon can carry out, because none can be started: the keeper does it, without finesse. All processes get
+    /// SIGTERM, and what is left after the grace is killed.
+    pub(crate) fn stop_headless(&mut self) {
+        let now = clock::monotonic_ns();
+        if let Some((at, status)) = self.headless_end {
+            if at <= now || self.state.generations.iter().all(|generation| generation.tree_empty) {
+                self.end(status);
+            }
+            return;
+        }
+        let stops = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
+        let stop = self.state.signals.iter().find(|(signal, hangup)| stops.contains(signal) || *hangup).map(|(signal, _)| *signal);
+        let Some(signal) = stop.filter(|_| self.state.daemon.quick_deaths > HOPELESS) else { return };
+        self.headless_end = Some((now + HEADLESS_GRACE_NS, 128 + signal as u8));
+        let services: BTreeSet<String> = self.state.listeners.iter().map(|listener| listener.service.clone()).collect();
+        for service in services {
+            self.release_service(&service);
+        }
+        let living: Vec<GenerationId> =
+            self.state.generations.iter().filter(|generation| !generation.tree_empty).map(|generation| generation.id).collect();
+        for id in living {
+            let _ = self.signal(id, Signal::TERM.as_raw(), Scope::Tree);
         }
     }
 

@@ -49,7 +49,7 @@ pub fn run(start: Start) -> Result<u8, Errno> {
         nonce: format!("{:016x}", u64::from_ne_bytes(random)),
         control: TableFd::keep(start.control),
         lock: TableFd::keep(start.lock),
-        daemon: Daemon { argv: start.daemon_argv, pid: 0, channel: None, deaths: 0, quick_deaths: 0, started_ns: 0 },
+        daemon: Daemon { argv: start.daemon_argv, pid: 0, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 },
         blob: start.blob,
         generations: Vec::new(),
         listeners: Vec::new(),

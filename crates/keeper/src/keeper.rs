@@ -94,6 +94,8 @@ pub(crate) struct Keeper {
     pub(crate) releases: Option<DestroyEvents>,
     pub(crate) outbox: VecDeque<FromKeeper>,
     pub(crate) queue_checks: Vec<QueueCheck>,
+    /// While no daemon can be started: when the instance, which was told to stop, ends by our own hand; and its status.
+    pub(crate) headless_end: Option<(u64, u8)>,
     /// Inodes of strangers that the brain was told of.
     pub(crate) strangers: BTreeSet<u32>,
     pub(crate) ended: bool,
@@ -150,6 +152,7 @@ impl Keeper {
             releases: None,
             outbox: VecDeque::new(),
             queue_checks: Vec::new(),
+            headless_end: None,
             strangers: BTreeSet::new(),
             ended: false,
         };
@@ -273,7 +276,8 @@ impl Keeper {
         let daemon = self.daemon_due.map(|due| due.saturating_sub(now));
         let outbox = (!self.outbox.is_empty()).then_some(20_000_000);
         let queue = self.queue_checks.iter().map(|check| check.due.saturating_sub(now)).min();
-        let nanoseconds = [hold, daemon, outbox, queue].into_iter().flatten().min()?;
+        let headless = self.headless_end.map(|(at, _)| at.saturating_sub(now));
+        let nanoseconds = [hold, daemon, outbox, queue, headless].into_iter().flatten().min()?;
         Some(rustix::event::Timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 })
     }
 
@@ -286,6 +290,7 @@ impl Keeper {
             self.try_holds();
         }
         self.check_queues();
+        self.stop_headless();
         self.flush();
     }
 }

@@ -102,6 +102,7 @@ impl Keeper {
         let reply = match request {
             Request::Dump => {
                 let dump = self.state.dump(self.life.guard_pid(), self.life.keeper_pid(), self.life.keeper_deaths());
+                self.state.daemon.greeted = true;
                 self.pass_signals();
                 Reply::Dump(Box::new(dump))
             }

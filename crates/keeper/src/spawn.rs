@@ -228,6 +228,7 @@ impl Keeper {
                 std::env::vars_os().map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).collect();
             let env = spawn::c_strings(&env)?;
             self.state.daemon.channel = Some(TableFd::keep(ours));
+            self.state.daemon.greeted = false;
             self.state.daemon.started_ns = clock::monotonic_ns();
             self.commit();
             match process::clone()? {

@@ -40,6 +40,8 @@ pub(crate) struct Daemon {
     pub(crate) pid: i32,
     /// Our end of its channel, while one runs.
     pub(crate) channel: Option<TableFd>,
+    /// It has asked for a dump, so it lives and listens.
+    pub(crate) greeted: bool,
     pub(crate) deaths: u32,
     /// Deaths in a row, each soon after its start.
     pub(crate) quick_deaths: u32,
@@ -215,7 +217,7 @@ impl State {
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
         let null = TableFd::keep(std::fs::File::open("/dev/null").expect("open").into());
-        let daemon = Daemon { argv: Vec::new(), pid: 0, channel: None, deaths: 0, quick_deaths: 0, started_ns: 0 };
+        let daemon = Daemon { argv: Vec::new(), pid: 0, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 };
         Self {
             instance: "test".into(),
             directory: PathBuf::new(),

@@ -560,9 +560,24 @@ fn mptcp(brain: &mut Brain, host: &str) {
     assert_eq!(answers(address, 50), ["2"]);
 }
 
+/// Daemons that die at once, for ever: the ports stay, and a stop is still obeyed. (The one who plays this is the first of them.)
+fn no_daemon_can_be_started(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    std::fs::write(brain_of_headless(), brain.dump.guard_pid.to_string()).expect("write");
+    stayput_kernel::process::exit_now(1);
+}
+
+/// Present from the moment from which every daemon of that scenario is to die.
+fn brain_of_headless() -> std::path::PathBuf {
+    let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
+    directory.join("headless")
+}
+
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 18] = [
+const SCENARIOS: [Scenario; 19] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -576,6 +591,7 @@ const SCENARIOS: [Scenario; 18] = [
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
     ("exec-stages", exec_stages, ""),
+    ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
     ("workers", workers, "127.0.0.1"),
     ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
@@ -584,6 +600,11 @@ const SCENARIOS: [Scenario; 18] = [
 ];
 
 fn be_brain(name: &str) -> ExitCode {
+    if let Ok(guard) = std::fs::read_to_string(brain_of_headless()) {
+        let guard = rustix::process::Pid::from_raw(guard.parse().expect("a pid")).expect("a pid");
+        rustix::process::kill_process(guard, rustix::process::Signal::TERM).expect("stop");
+        return ExitCode::FAILURE;
+    }
     let channel = stayput_kernel::spawn::inherited(3).expect("channel");
     let (_, scenario, host) = SCENARIOS.iter().find(|(known, _, _)| *known == name).expect("a scenario");
     let mut brain = Brain::new(channel);
@@ -620,7 +641,11 @@ fn main() -> ExitCode {
         let directory = std::env::temp_dir().join(format!("stayput-scenario-{name}-{}", std::process::id()));
         let status = Command::new(&own).args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory).status().expect("run");
         // A killed guard cannot return a status: its keeper's successor ends the instance.
-        let good = if *name == "guard-killed" { finished_without_guard(&directory) } else { status.success() };
+        let good = match *name {
+            "guard-killed" => finished_without_guard(&directory),
+            "no-daemon" => status.code() == Some(128 + 15),
+            _ => status.success(),
+        };
         println!("scenario {name} ... {} ({:.2?})", if good { "ok" } else { "FAILED" }, started.elapsed());
         if good { passed += 1 } else { failed += 1 }
     }
