@@ -51,7 +51,7 @@ impl Keeper {
 
     /// Signals wait for a daemon that can take them.
     pub(crate) fn pass_signals(&mut self) {
-        if self.state.daemon.channel.is_some() && self.state.daemon.greeted {
+        if self.state.daemon.channel.is_some() && self.state.daemon.greeted && !self.state.signals.is_empty() {
             for (signal, hangup) in std::mem::take(&mut self.state.signals) {
                 self.tell(Event::Signalled { signal, hangup });
             }

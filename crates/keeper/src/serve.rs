@@ -89,6 +89,7 @@ impl Keeper {
         self.flush();
         let Some(channel) = self.state.daemon.channel else { return };
         if self.outbox.is_empty() && client::send(channel, &reply, &borrowed(&table)).is_ok() {
+            self.pass_signals(); // after its first dump, what came before it
             return;
         }
         if table.is_empty() {
@@ -103,7 +104,6 @@ impl Keeper {
             Request::Dump => {
                 let dump = self.state.dump(self.life.guard_pid(), self.life.keeper_pid(), self.life.keeper_deaths());
                 self.state.daemon.greeted = true;
-                self.pass_signals();
                 Reply::Dump(Box::new(dump))
             }
             Request::SetBlob(blob) => {
