@@ -342,6 +342,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_is_worked_on_is_not_idle_however_long_it_takes() {
+        let info = |sent, recv, ack| TcpInfo {
+            last_data_sent_ms: sent,
+            last_data_recv_ms: recv,
+            last_ack_recv_ms: ack,
+            unacked: 0,
+            total_retrans: 0,
+            rtt_us: 0,
+            bytes_acked: Some(1),
+            bytes_received: Some(100),
+            notsent_bytes: Some(0),
+        };
+        assert!(server_spoke_last(&info(6_000, 6_100, 5_960)), "answered");
+        assert!(server_spoke_last(&info(6_000, 6_000, 5_960)), "answered at once, and the answer was acknowledged");
+        assert!(!server_spoke_last(&info(6_000, 6_000, 6_000)), "the first request, as old as its connection");
+        assert!(!server_spoke_last(&info(6_000, 5_500, 5_500)), "asked again");
+    }
+
+    #[test]
     fn the_holder_of_a_port_is_named() {
         let mut observer = Observer::open().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

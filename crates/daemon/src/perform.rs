@@ -11,6 +11,7 @@ use crate::translate::{self, to_keeper};
 use stayput_keeper::protocol::{Request, Scope};
 use stayput_model::config::Readiness;
 use stayput_model::event::{Effect, Event, GenerationId};
+use stayput_model::ledger::Failure;
 use stayput_model::notice::{Notice, What};
 use stayput_model::service::Service;
 use std::rc::Rc;
@@ -128,14 +129,25 @@ impl Reactor {
 
     fn say(&mut self, notice: &Notice) {
         let more = match &notice.what {
-            What::PortTaken { address } => self.observer.as_mut().and_then(|observer| observer.holder(*address)),
-            _ => None,
+            What::PortTaken { address } => {
+                let holder = self.observer.as_mut().and_then(|observer| observer.holder(*address));
+                holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+            }
+            What::NotReady { generation: Some(failed), serving: Some(_), failure: Failure::Died { .. }, .. } => self.clash(*failed),
+            _ => String::new(),
         };
-        let more = more.map_or_else(String::new, |holder| format!(" by {holder}"));
         if let Some(line) = say::notice(notice, &more, self.world.report) {
             self.console.line(&line);
         }
         self.answer_waiters(notice, &more);
+    }
+
+    /// What to do about a generation that could not live beside the one before it, if its last words say so.
+    fn clash(&self, failed: GenerationId) -> String {
+        const SIGNS: [&str; 5] = ["already in use", "already running", "lock", "EADDRINUSE", "temporarily unavailable"];
+        let lines = self.outputs.get(&failed).map(|output| output.recent.borrow().last(CLASH_LINES)).unwrap_or_default();
+        let sign = lines.iter().rev().find(|line| SIGNS.iter().any(|sign| line.contains(sign)));
+        sign.map_or_else(String::new, |line| format!("; it said \"{line}\": with --no-overlap the old generation stops first"))
     }
 
     /// Passes a signal on to the generations that serve.
@@ -193,5 +205,7 @@ impl Reactor {
     }
 }
 
+/// Lines in which the reason of a clash is looked for.
+const CLASH_LINES: usize = 20;
 /// Outputs kept of generations that are gone.
 const KEPT_OUTPUTS: usize = 8;

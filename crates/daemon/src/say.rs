@@ -127,7 +127,8 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Good, format!("generation {to} has all new connections{took}{soak}"))
         }
         What::Counted { from, old: Some(old), .. } => {
-            (Plain, format!("generation {from} finishes {} open and {} queued connections", old.open, old.queued))
+            let open = count(old.open, "open connection");
+            (Plain, format!("generation {from} finishes {open} and {} queued", old.queued))
         }
         What::Counted { from, old: None, .. } => (Plain, format!("generation {from} finishes its connections (not measured)")),
         What::Settled { probation: false, .. } => return None,
@@ -167,7 +168,7 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Plain, format!("no process of generation {generation} is left; its main process {}, {how}", ended(*status)))
         }
         What::Lost { generation, count } => {
-            (Trouble, format!("{count} connections that waited in the queue of generation {generation} are lost"))
+            (Trouble, format!("lost: {}, in the queue of generation {generation}", self::count(*count, "waiting connection")))
         }
         What::HoldOver { after } => {
             (Trouble, format!("nobody has accepted for {}: the ports are released, connections are refused from now on", span(*after)))
@@ -187,7 +188,7 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
 }
 
 fn remaining(left: DrainReport) -> String {
-    format!("{} connections open, {} of them idle", left.open, left.idle)
+    format!("{}, {} of them idle", count(left.open, "open connection"), left.idle)
 }
 
 fn stop_reason(why: StopReason) -> &'static str {
@@ -201,6 +202,11 @@ fn stop_reason(why: StopReason) -> &'static str {
         StopReason::HandingOver => "its successor waits for it",
         StopReason::Leftover => "left over",
     }
+}
+
+/// "1 connection", "2 connections".
+pub(crate) fn count(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Why a generation failed, without a full stop.

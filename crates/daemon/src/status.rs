@@ -164,7 +164,8 @@ fn down(service: &Service) -> (ServicePhase, String) {
         service.last_exit.map_or_else(|| "it never ran".to_owned(), |(_, status)| format!("its main process {}", say::ended(status)));
     let stopping = service.generations.values().filter(|generation| matches!(generation.phase, Phase::Stopping { .. })).count();
     if stopping > 0 {
-        return (ServicePhase::Stopping, format!("{stopping} generations have their stop signal and still have processes"));
+        let stopping = say::count(u32::try_from(stopping).unwrap_or(u32::MAX), "generation");
+        return (ServicePhase::Stopping, format!("the stop signal was sent; {stopping} not gone yet"));
     }
     let left_over = |generation: &Generation| matches!(generation.phase, Phase::Stopping { why: StopReason::Leftover, .. });
     if service.generations.values().any(left_over) { (ServicePhase::Ended, ended) } else { (ServicePhase::Stopped, ended) }
