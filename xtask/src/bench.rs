@@ -94,6 +94,9 @@ struct Machine {
     cpus: usize,
     model: String,
     build: String,
+    /// One-minute load average when the last part began: what else the machine was doing.
+    #[serde(default)]
+    load: String,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
@@ -196,6 +199,7 @@ fn machine(debug: bool) -> Machine {
         kernel: read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default().to_owned(),
         cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         model: model.map_or_else(String::new, |(_, name)| name.trim().to_owned()),
+        load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         build: if debug { "debug" } else { "release" }.to_owned(),
     }
 }
