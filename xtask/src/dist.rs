@@ -95,12 +95,34 @@ fn check(binary: &Path) -> Result<(), String> {
     if wants_an_interpreter(&bytes).ok_or_else(|| format!("{} is no 64-bit ELF file", binary.display()))? {
         return Err(format!("{} is not static: it asks for a dynamic linker", binary.display()));
     }
+    needs_no_name_service(&bytes).map_err(|why| format!("{}: {why}", binary.display()))?;
     let size = bytes.len() as u64;
     if size > LARGEST {
         return Err(format!("{} has {size} bytes; at most {LARGEST} are wanted", binary.display()));
     }
     println!("dist: static, {}.{} MB (at most {} MB)", size / 1_048_576, size % 1_048_576 * 10 / 1_048_576, LARGEST / 1_048_576);
     Ok(())
+}
+
+/// What glibc answers with shared libraries that it loads at run time (nsswitch.conf(5), gconv), also in a static program: where they are
+/// missing or of another version, it fails or crashes.
+const LOADED_AT_RUN_TIME: [&str; 7] =
+    ["getaddrinfo", "gethostbyname_r", "getpwnam_r", "getpwuid_r", "getgrnam_r", "getservbyname_r", "iconv_open"];
+
+/// None of these functions is linked. Found by their names in the symbol table, which the release profile keeps.
+fn needs_no_name_service(file: &[u8]) -> Result<(), String> {
+    let has = |name: &str| {
+        let symbol = format!("\0{name}\0");
+        file.windows(symbol.len()).any(|window| window == symbol.as_bytes())
+    };
+    // The clock in messages uses it, so it is there wherever there is a symbol table.
+    if !has("localtime_r") && !has("__localtime_r") {
+        return Err("it has no symbol table in which to look for what loads libraries at run time".to_owned());
+    }
+    match LOADED_AT_RUN_TIME.iter().find(|name| has(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!("it calls {name}, which loads shared libraries at run time")),
+    }
 }
 
 /// Whether an ELF file has a `PT_INTERP` header (elf(5)); `None`: it is no 64-bit little-endian ELF file.
@@ -167,6 +189,13 @@ mod tests {
         file[56] = 1; // e_phnum
         file[64..68].copy_from_slice(&kind.to_le_bytes());
         file
+    }
+
+    #[test]
+    fn what_loads_libraries_is_found() {
+        assert!(needs_no_name_service(b"\0localtime_r\0getaddrinfo_a\0").is_ok());
+        assert!(needs_no_name_service(b"\0__localtime_r\0getaddrinfo\0").unwrap_err().contains("getaddrinfo"));
+        assert!(needs_no_name_service(b"\0getaddrinfo\0").unwrap_err().contains("symbol table"));
     }
 
     #[test]

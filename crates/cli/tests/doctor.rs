@@ -33,12 +33,22 @@ fn standing(document: &Value, promise: &str) -> String {
     promises.iter().find(|one| one["promise"] == promise).unwrap()["standing"].as_str().unwrap().to_owned()
 }
 
-/// The cgroups that a doctor made in its own and did not put away; none where it can make none.
-fn cgroups_of(document: &Value) -> Vec<PathBuf> {
-    let result = finding(document, "cgroup")["result"].as_str().unwrap().to_owned();
-    let Some(place) = result.strip_prefix("cgroups can be made in ") else { return Vec::new() };
-    let made = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("stayput-doctor-"));
-    std::fs::read_dir(place).unwrap().flatten().map(|entry| entry.path()).filter(made).collect()
+/// The cgroup directories below ours that a doctor with this pid made.
+fn cgroups_of(pid: u32) -> Vec<PathBuf> {
+    let name = format!("stayput-doctor-{pid}");
+    let mut found = Vec::new();
+    let mut waiting = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy() == name {
+                    found.push(entry.path());
+                }
+                waiting.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 both_users! {
@@ -59,9 +69,7 @@ both_users! {
             assert_eq!(finding(&document, id)["level"], "ok", "{}", finding(&document, id));
         }
         assert!(env.left().is_empty(), "{:?}", env.left());
-        let left = cgroups_of(&document);
-        // Another test's doctor may be between making its own and removing it.
-        assert!(left.iter().all(|path| !path.ends_with(format!("stayput-doctor-{pid}"))), "{left:?}");
+        assert_eq!(cgroups_of(pid), Vec::<PathBuf>::new());
     }
 
     fn words_fit_the_terminal(env) {

@@ -133,8 +133,8 @@ pub struct Facts {
     pub release_event: Tried,
     /// `io_uring` can bind past the filter.
     pub uring_binds: Tried<bool>,
-    /// A cgroup of our own, and where.
-    pub cgroup: Tried<String>,
+    /// A child in a cgroup of our own.
+    pub cgroup: Tried,
     /// `kernel.yama.ptrace_scope`.
     pub ptrace_scope: Option<u32>,
     /// A port below 1024.

@@ -2,14 +2,14 @@
 //!
 //! The first part reads files below a root that tests replace; what they say is shown as it is. The second part tries.
 
-use super::{Child, Failure, Try, call, say, unword, word, wrong};
+use super::{Child, Failure, Try, call, hear, say, unword, word, wrong};
+use crate::cgroup::Cgroup;
 use crate::process;
-use crate::procfs::Proc;
 use rustix::io::Errno;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// What the files say.
@@ -93,30 +93,34 @@ pub fn low_port() -> Try {
     }
 }
 
-/// A directory of our own can be made in our cgroup (v2). It is removed again.
+/// A cgroup (v2) of our own can be made, a child enters it and is listed in it. It is removed again.
 ///
 /// # Errors
-/// There is no cgroup v2, or it is not ours to write.
-pub fn cgroup() -> Try<PathBuf> {
-    let proc = Proc::open().map_err(|error| Failure::Wrong(error.to_string()))?;
-    let mounts = proc.read_path("self/mountinfo").map_err(|error| Failure::Wrong(error.to_string()))?;
-    let own = proc.cgroup(rustix::process::getpid().as_raw_nonzero().get()).ok().flatten();
-    let (Some(mount), Some(own)) = (cgroup_mount(&String::from_utf8_lossy(&mounts)), own) else {
-        return wrong("no cgroup v2 is mounted here");
-    };
-    let place = mount.join(own.strip_prefix("/").unwrap_or(&own));
-    let made = place.join(format!("stayput-doctor-{}", rustix::process::getpid()));
-    rustix::fs::mkdir(&made, rustix::fs::Mode::RWXU).map_err(call("mkdir in our cgroup"))?;
-    rustix::fs::rmdir(&made).map_err(call("rmdir in our cgroup"))?;
-    Ok(place)
+/// There is no cgroup v2, or ours may not be changed.
+pub fn cgroup() -> Try {
+    let cgroup = Cgroup::create(&format!("stayput-doctor-{}", std::process::id())).map_err(call("mkdir in our cgroup"))?;
+    let entered = enter(&cgroup);
+    // Who was in it is gone, and leaves it a moment later; the kernel has an event for that, which is not worth its while here.
+    let tries = (0..100).map(|_| {
+        let removed = cgroup.remove();
+        if removed == Err(Errno::BUSY) {
+            let _ = rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
+        }
+        removed
+    });
+    let removed = tries.into_iter().find(|removed| *removed != Err(Errno::BUSY)).unwrap_or(Err(Errno::BUSY));
+    entered.and(removed.map_err(call("rmdir of a cgroup")))
 }
 
-/// Where cgroup2 is mounted (proc_pid_mountinfo(5): the fifth field; the type follows a lone hyphen).
-fn cgroup_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
+fn enter(cgroup: &Cgroup) -> Try {
+    let door = cgroup.door().map_err(call("open(cgroup.procs)"))?;
+    let child = Child::start(|channel| {
+        say(channel, [word(rustix::io::write(&door, b"0")), 0, 0, 0], None);
+        let _ = hear(channel);
+    })?;
+    let ([entered, ..], _) = child.hear("entering a cgroup")?;
+    unword(entered, "write(cgroup.procs)")?;
+    if cgroup.pids() == [child.pid] { Ok(()) } else { wrong("a child entered a cgroup, and is not listed in it") }
 }
 
 /// Orphans below a subreaper become its children, and are reaped by it.
@@ -232,12 +236,5 @@ mod tests {
         assert_eq!(read(&[wsl, ("sys/class/net/loopback0/ifindex", "9")]).wsl, Some(true));
         let plain = read(&[("proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"), ("proc/sys/kernel/yama/ptrace_scope", "1\n")]);
         assert_eq!((plain.gvisor, plain.wsl, plain.ptrace_scope), (false, None, Some(1)));
-    }
-
-    #[test]
-    fn the_cgroup_mount_is_found() {
-        let mounts = "24 1 0:22 / /proc rw - proc proc rw\n30 24 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup_mount(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(cgroup_mount("24 1 0:22 / /proc rw - proc proc rw\n"), None);
     }
 }

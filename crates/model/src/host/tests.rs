@@ -40,7 +40,7 @@ fn well() -> Facts {
         listing: Ok(()),
         release_event: Ok(()),
         uring_binds: Ok(true),
-        cgroup: Ok("/sys/fs/cgroup".to_owned()),
+        cgroup: Ok(()),
         ptrace_scope: None,
         low_port: Ok(()),
         first_free_port: Some(1024),

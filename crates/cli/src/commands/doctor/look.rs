@@ -48,7 +48,7 @@ pub(super) fn look() -> Facts {
         listing: tried(watch::listing()),
         release_event: tried(watch::release_event()),
         uring_binds: tried(place::uring_binds()),
-        cgroup: tried(place::cgroup()).map(|path| path.display().to_string()),
+        cgroup: tried(place::cgroup()),
         ptrace_scope: here.ptrace_scope,
         low_port: tried(place::low_port()),
         first_free_port: here.first_free_port,
