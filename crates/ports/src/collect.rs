@@ -175,7 +175,7 @@ fn inspect_once(ports: &[u16], options: &Options, first: &mut dyn FnMut(&str), a
     let listening = !urgent.is_empty();
     if !listening {
         // Without a listener few questions are left; often none that needs a process.
-        sockets.extend(look.connections(&mut diag)?);
+        sockets.extend(look.connections()?);
         urgent = holding(&sockets);
     }
     let mut scan = Scan::default();
@@ -193,7 +193,7 @@ fn inspect_once(ports: &[u16], options: &Options, first: &mut dyn FnMut(&str), a
                 if let Some(sentence) = &early {
                     first(sentence);
                 }
-                if let Ok(more) = look.connections(&mut diag) {
+                if let Ok(more) = look.connections() {
                     sockets.extend(more);
                 }
             }
@@ -295,22 +295,27 @@ impl Look<'_> {
         Ok(found)
     }
 
-    /// TCP sockets in all other states, bound ones included, alike ones counted together. The kernel walks all its sockets.
-    fn connections(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
-        let mut kept = Kept::default();
-        for family in Family::ALL {
-            let asked = diag.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS | States::BOUND_ONLY), |raw| {
+    /// TCP sockets in all other states, bound ones included, alike ones counted together. The kernel walks all its sockets,
+    /// once per family: both at the same time.
+    fn connections(&self) -> Result<Vec<PortSocket>, Error> {
+        let ask = |family| -> Result<Vec<PortSocket>, Error> {
+            let mut kept = Kept::default();
+            SockDiag::open()?.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS | States::BOUND_ONLY), |raw| {
                 if self.wanted.contains(&raw.local.port()) {
                     kept.add(raw);
                 }
-            });
-            if let Err(error) = asked
-                && family == Family::V4
-            {
-                return Err(error.into());
+            })?;
+            Ok(kept.finish())
+        };
+        std::thread::scope(|scope| {
+            let six = scope.spawn(|| ask(Family::V6));
+            let mut found = ask(Family::V4)?;
+            // A kernel without IPv6 refuses that question.
+            if let Ok(Ok(six)) = six.join() {
+                found.extend(six);
             }
-        }
-        Ok(kept.finish())
+            Ok(found)
+        })
     }
 
     /// All processes, likely owners first: those in the cgroup where a socket was made, then its user's, then the rest.
@@ -382,7 +387,7 @@ impl Look<'_> {
         if missing.is_empty() {
             return false;
         }
-        let (Ok(mut now), Ok(others)) = (self.servers_of(diag), self.connections(diag)) else { return false };
+        let (Ok(mut now), Ok(others)) = (self.servers_of(diag), self.connections()) else { return false };
         now.extend(others);
         let still: HashSet<u64> = now.iter().map(|socket| socket.raw.cookie).collect();
         !missing.is_subset(&still)

@@ -10,7 +10,7 @@ use stayput_kernel::procfs::Proc;
 use crate::bind::Transport;
 use crate::collect::{Report, Step};
 use crate::facts::{Holder, Manager, PortSocket, Process, Role};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{Basis, Outcome, Verdict};
 
 /// Ports with a meaning of their own on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,9 @@ pub fn summary(report: &Report) -> String {
             Some((index, socket)) => taken(report, index, socket),
             None => format!("Port {port} is taken, by a socket that the kernel's list does not show"),
         },
+        (Outcome::Taken, Some("EACCES")) if verdict.basis == Basis::Probe => {
+            format!("Port {port} is not allowed to {}: a sandbox (Landlock, SELinux, AppArmor) denies it (EACCES)", verdict.server)
+        }
         (Outcome::Taken, Some("EACCES")) => {
             format!("Port {port} is not allowed to {}: binding it needs root or CAP_NET_BIND_SERVICE (EACCES)", verdict.server)
         }

@@ -196,7 +196,9 @@ pub fn confirm(mut verdict: Verdict, probe: Probe) -> Verdict {
     if verdict.outcome == said {
         verdict.basis = Basis::RuleAndProbe;
     } else {
-        if verdict.outcome != Outcome::Unknown {
+        // Another errno is the machine's own refusal, which no socket explains.
+        let by_socket = !matches!(probe, Probe::Fails { errno, .. } if errno != Errno::ADDRINUSE);
+        if verdict.outcome != Outcome::Unknown && by_socket {
             verdict.note = Some(match said {
                 Outcome::Free => "by the rule it is taken, but a probe could bind: the socket that decides has just gone".to_owned(),
                 _ => "by the rule it is free, but a probe failed: a socket that sock_diag does not show has the port".to_owned(),
