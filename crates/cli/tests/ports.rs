@@ -1,5 +1,5 @@
 //! `why`, `ports`, `wait` and `free` from the outside: words, JSON, exit codes, and who is left alive.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on fails; what cannot run says so")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
