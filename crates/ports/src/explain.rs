@@ -8,8 +8,8 @@ use stayput_kernel::local_time::LocalTime;
 use stayput_kernel::procfs::Proc;
 
 use crate::bind::Transport;
-use crate::collect::{Report, Step};
 use crate::facts::{Holder, Manager, PortSocket, Process, Role};
+use crate::report::{Report, Step};
 use crate::verdict::{Basis, Outcome, Verdict};
 
 /// Ports with a meaning of their own on this machine.

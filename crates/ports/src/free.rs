@@ -13,9 +13,9 @@ use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::{SockDiag, State};
 
 use crate::bind::Transport;
-use crate::collect::{Report, Step};
 use crate::explain;
 use crate::facts::{Holder, PortSocket, Role, Via};
+use crate::report::{Report, Step};
 use crate::verdict::Outcome;
 use crate::wait::{self, wait_released};
 

@@ -29,10 +29,12 @@ pub mod free;
 pub mod listing;
 mod owners;
 pub mod process;
+pub mod report;
 pub mod scan;
 pub mod spec;
 pub mod verdict;
 pub mod wait;
 
-pub use collect::{Error, Options, Report, inspect};
+pub use collect::inspect;
+pub use report::{Error, Options, Report};
 pub use verdict::Outcome;

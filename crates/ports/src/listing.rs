@@ -8,10 +8,10 @@ use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, States};
 use stayput_model::text::printable_bytes;
 
-use crate::collect::Error;
 use crate::facts::{Manager, PortSocket, Process, Unreadable};
 use crate::owners;
 use crate::process::Describer;
+use crate::report::Error;
 use crate::scan;
 
 /// A listening unix socket.

@@ -20,8 +20,9 @@ use stayput_kernel::netlink;
 use stayput_kernel::sock_diag::{DestroyEvents, Family, Protocol, Query, SockDiag, Socket, State, States, Timer};
 
 use crate::bind::{Server, Transport, clash};
-use crate::collect::{Options, Report, inspect};
+use crate::collect::inspect;
 use crate::facts::PortSocket;
+use crate::report::{Options, Report};
 use crate::verdict::errno_name;
 
 /// A look in between, should an event have been lost (ENOBUFS) or not be sent.
