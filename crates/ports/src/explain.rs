@@ -253,7 +253,12 @@ fn listeners(report: &Report, notes: &mut Vec<String>) {
     let shared = |socket: &&&PortSocket| socket.flags.value().is_some_and(|flags| flags.reuseport);
     let group: Vec<&&PortSocket> = listeners.iter().filter(shared).collect();
     if group.len() > 1 {
-        notes.push(format!("{} listeners share the port by SO_REUSEPORT: the kernel spreads connections over all of them", group.len()));
+        let steered = report.holders.iter().any(|holder| matches!(holder.process.manager, Some(Manager::Stayput(_))));
+        notes.push(if steered {
+            format!("{} listeners are in the port's SO_REUSEPORT group; stayput steers connections among them", group.len())
+        } else {
+            format!("{} listeners share the port by SO_REUSEPORT: the kernel spreads connections over all of them", group.len())
+        });
         for socket in group {
             let Some(holder) =
                 report.holders.iter().find(|holder| socket.pids.value().is_some_and(|pids| pids.contains(&holder.process.pid)))

@@ -14,7 +14,7 @@ use stayput_kernel::sock_diag::{SockDiag, State};
 
 use crate::bind::Transport;
 use crate::explain;
-use crate::facts::{Holder, PortSocket, Role, Via};
+use crate::facts::{Holder, Manager, PortSocket, Process, Role, Via};
 use crate::report::{Report, Step};
 use crate::verdict::Outcome;
 use crate::wait::{self, wait_released};
@@ -45,7 +45,8 @@ impl Plan {
     }
 }
 
-/// Makes the plan for one port space from a report; `whatever` stops processes by signal even if they are managed.
+/// Makes the plan for one port space from a report; `whatever` stops processes by signal even if they are managed,
+/// but for pid 1 and stayput's.
 pub fn plan(report: &Report, transport: Transport, whatever: bool) -> Plan {
     let mut plan = Plan {
         port: report.port,
@@ -74,7 +75,7 @@ pub fn plan(report: &Report, transport: Transport, whatever: bool) -> Plan {
     let us = rustix::process::getpid().as_raw_nonzero().get();
     for holder in report.holders.iter().filter(|holder| holder.process.pid != us) {
         if holder.sockets.iter().any(|index| holding.contains(index)) {
-            match explain::managed(&holder.process, report.port).filter(|_| !whatever || holder.process.pid == 1) {
+            match explain::managed(&holder.process, report.port).filter(|_| !whatever || only_by_manager(&holder.process)) {
                 Some((command, why)) => plan.managed.push((holder.clone(), Step { command, why: why.to_owned() })),
                 // Whoever may receive the fd is only suspected.
                 None if holder.via == Via::InFlight => {
@@ -87,6 +88,11 @@ pub fn plan(report: &Report, transport: Transport, whatever: bool) -> Plan {
         }
     }
     plan
+}
+
+/// Those that a signal must not reach, whatever one asks for: pid 1, and what stayput guards.
+fn only_by_manager(process: &Process) -> bool {
+    process.pid == 1 || matches!(process.manager, Some(Manager::Stayput(_)))
 }
 
 /// How stopping the holders went.

@@ -275,8 +275,10 @@ fn verdicts_are_what_the_kernel_does() {
         }
     });
     assert!(mistakes.is_empty(), "{} of {cells} cells are wrong:\n{}", mistakes.len(), mistakes.join("\n"));
-    println!("{cells} cells, all as the kernel does");
-    assert!(!ran || cells > 1000);
+    if ran {
+        println!("{cells} cells, all as the kernel does");
+        assert!(cells > 1000);
+    }
 }
 
 fn spaced(cells: &str) -> String {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stayput_ports::bind::Transport;
+use stayput_ports::facts::Manager;
 use stayput_ports::free::{self, Destroyed, Plan, Stopped};
 use stayput_ports::{Options, Outcome, Report, inspect};
 
@@ -30,7 +31,7 @@ pub(crate) struct Args {
     /// How long a holder may take to end after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = wait::parse_time)]
     grace: Duration,
-    /// Signal the holder even if systemd, docker or stayput manages it (it may be started again)
+    /// Signal the holder even if systemd or docker manages it (it may be started again)
     #[arg(long)]
     anyway: bool,
     /// Drop connections that only the kernel has (TIME_WAIT, FIN_WAIT); needs root
@@ -111,10 +112,13 @@ fn nothing_to_do(plan: &Plan, args: &Args) -> Result<Option<ExitCode>, Error> {
     }
     if !plan.managed.is_empty() {
         let mut error = Error::new(Kind::Failed, format!("port {port} is held by a process that is managed elsewhere; nothing was done"));
-        for (_, step) in &plan.managed {
-            error = error.hint(format!("run `{}`", step.command));
+        let mut commands: Vec<&str> = plan.managed.iter().map(|(_, step)| step.command.as_str()).collect();
+        commands.dedup();
+        for command in commands {
+            error = error.hint(format!("run `{command}`"));
         }
-        return Err(error.hint("--anyway sends SIGTERM nevertheless"));
+        let others = plan.managed.iter().any(|(holder, _)| !matches!(holder.process.manager, Some(Manager::Stayput(_))));
+        return Err(if others { error.hint("--anyway sends SIGTERM nevertheless") } else { error });
     }
     if !plan.unseen.is_empty() {
         return Err(Error::new(Kind::NotPermitted, format!("who holds port {port} cannot be seen by this user; nothing was done"))

@@ -92,7 +92,9 @@ fn socket_rows(out: &mut String, socket: &PortSocket, by_pid: &HashMap<i32, &Pro
         format!("{full}{}/{}", queue.waiting, queue.limit)
     });
     let head = format!("{proto:<5} {:<21} {queue:>9}", socket.local.to_string());
-    let owners: Vec<&&Process> = socket.pids.value().into_iter().flatten().filter_map(|pid| by_pid.get(pid)).collect();
+    let mut owners: Vec<&&Process> = socket.pids.value().into_iter().flatten().filter_map(|pid| by_pid.get(pid)).collect();
+    // The server before who keeps its socket for it and who inherited it.
+    owners.sort_by_key(|process| (process.name == "stayput", process.stray.is_some()));
     let user = socket.user.clone().or_else(|| socket.uid.map(|uid| uid.to_string())).unwrap_or_default();
     let Some((first, sharers)) = owners.split_first() else {
         let reason = if socket.pids.unreadable().is_some() { "owner not readable" } else { "the kernel itself" };

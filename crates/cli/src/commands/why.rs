@@ -208,7 +208,8 @@ fn socket_line(out: &mut String, report: &Report, socket: &PortSocket) {
         return;
     }
     let pids = socket.pids.value().map(Vec::as_slice).unwrap_or_default();
-    for holder in pids.iter().filter_map(|pid| report.holder(*pid)).take(SHOWN_SOCKETS) {
+    // In the report's order: who listens before who inherited.
+    for holder in report.holders.iter().filter(|holder| pids.contains(&holder.process.pid)).take(SHOWN_SOCKETS) {
         let _ = writeln!(out, "    {}", holder_line(holder));
     }
     if let Some(reason) = socket.pids.unreadable() {
