@@ -7,7 +7,7 @@
 use crate::errand;
 use crate::groups::Newcomer;
 use crate::keeper::Keeper;
-use crate::protocol::{Event, GenerationId, ListenerId, Origin};
+use crate::protocol::{Event, GenerationId, ListenerId, Origin, Trap};
 use crate::state::Listener;
 use rustix::io::Errno;
 use stayput_kernel::process;
@@ -51,12 +51,42 @@ impl Keeper {
             Call::Listen => self.on_listen(generation, notification),
             Call::Other(_) => Ok(Answer::Continue),
         };
+        if answer == Err(Errno::PERM) {
+            self.cannot_look(generation);
+        }
         // An error here means that the caller's socket or memory could not be had: the kernel's own answer is the right one.
         let answer = answer.unwrap_or(Answer::Continue);
         self.commit();
         let _ = seccomp::answer(calls, notification.id, answer);
         let (region, offset) = self.life.inbox();
         seccomp::clear(region, offset);
+    }
+
+    /// We may not reach into the service (no ptrace access, or a filter above us): it binds by itself, and what was held for it
+    /// must not stand in its way.
+    fn cannot_look(&mut self, id: GenerationId) {
+        let trap = Trap::Unavailable { errno: Errno::PERM.raw_os_error() };
+        let Some(generation) = self.state.generation_mut(id).filter(|generation| generation.trap != Some(trap)) else { return };
+        generation.trap = Some(trap);
+        let (service, executed) = (generation.service.clone(), generation.executed);
+        self.release_unowned(&service);
+        if executed {
+            self.tell(Event::Executed { generation: id, trap });
+        }
+    }
+
+    /// Lets go of what nobody of the service has: it will not be handed to anybody.
+    pub(crate) fn release_unowned(&mut self, service: &str) {
+        let unowned: Vec<ListenerId> = self
+            .state
+            .listeners
+            .iter()
+            .filter(|listener| listener.service == service && listener.owner.is_none())
+            .map(|listener| listener.id)
+            .collect();
+        for id in unowned {
+            self.release(id);
+        }
     }
 
     /// The caller's socket, if it is one that can be held, and the process it belongs to.

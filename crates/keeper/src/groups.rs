@@ -41,7 +41,11 @@ impl Keeper {
                 let steps = order.found();
                 self.state.groups.push(Group { service: service.clone(), key, anchor, fillers: Vec::new(), order });
                 self.commit();
-                let _ = self.carry_out(&service, &key, &steps, 1);
+                let _ = self.carry_out(&service, &key, &steps, 0);
+                if reuseport::mute(anchor, None).is_err() {
+                    // An ordinary user may not mute (CAP_NET_ADMIN on recent kernels). Alone in its group, it can be filled instead.
+                    let _ = socket::fill_queue(anchor);
+                }
             }
         }
         self.meet_strangers(&service, &key);

@@ -194,6 +194,8 @@ impl Keeper {
                 }
                 Some(Report::NotTrapped(errno)) => {
                     generation.trap = Some(Trap::Unavailable { errno: errno.raw_os_error() });
+                    let service = generation.service.clone();
+                    self.release_unowned(&service);
                 }
                 Some(Report::Failed(stage, errno)) => {
                     generation.exec_failed = Some((exec_stage(stage), errno.raw_os_error()));

@@ -426,20 +426,26 @@ while True:
     assert_eq!(brain.look().listeners.len(), 1);
 }
 
-/// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
-fn guard_does_errands(brain: &mut Brain, host: &str) {
-    use std::io::BufRead;
-    let mut strace = Command::new("strace")
+/// Lets the kernel refuse a process to reach into others.
+fn refuse(pid: i32) -> std::process::Child {
+    let strace = Command::new("strace")
         .args(["-qq", "-e", "trace=pidfd_getfd,process_vm_readv", "-e", "inject=pidfd_getfd,process_vm_readv:error=EPERM"])
-        .args(["-p", &brain.dump.keeper_pid.to_string()])
+        .args(["-p", &pid.to_string()])
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("strace is needed (Debian package strace)");
     let tracer = format!("TracerPid:\t{}", strace.id());
     let deadline = Instant::now() + DEADLINE;
-    while !std::fs::read_to_string(format!("/proc/{}/status", brain.dump.keeper_pid)).expect("status").contains(&tracer) {
+    while !std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status").contains(&tracer) {
         assert!(Instant::now() < deadline, "strace did not attach");
     }
+    strace
+}
+
+/// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
+fn guard_does_errands(brain: &mut Brain, host: &str) {
+    use std::io::BufRead;
+    let mut strace = refuse(brain.dump.keeper_pid);
     let address = free_address(host);
     brain.serve(1, address);
     assert_eq!(brain.listening(1).origin, Origin::Adopted);
@@ -560,6 +566,27 @@ fn mptcp(brain: &mut Brain, host: &str) {
     assert_eq!(answers(address, 50), ["2"]);
 }
 
+/// Neither the keeper nor the guard may reach into the service: it binds by itself, and the port that was held for it does not
+/// stand in its way.
+fn may_not_look(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.done(Request::Hold { service: "web".into(), address });
+    brain.wait("hold", |event| matches!(event, Event::Held { .. }).then_some(()));
+    let mut traced = Vec::new();
+    for pid in [brain.dump.keeper_pid, brain.dump.guard_pid] {
+        traced.push(refuse(pid));
+    }
+    brain.serve(1, address);
+    let refused = Trap::Unavailable { errno: rustix::io::Errno::PERM.raw_os_error() };
+    brain.wait("untrapped", |event| matches!(event, Event::Executed { trap, .. } if *trap == refused).then_some(()));
+    assert_eq!(brain.line(1), "listening");
+    assert_eq!(answer(address), "1");
+    for mut strace in traced {
+        strace.kill().expect("kill");
+        strace.wait().expect("wait");
+    }
+}
+
 /// Daemons that die at once, for ever: the ports stay, and a stop is still obeyed. (The one who plays this is the first of them.)
 fn no_daemon_can_be_started(brain: &mut Brain, host: &str) {
     let address = free_address(host);
@@ -577,7 +604,7 @@ fn brain_of_headless() -> std::path::PathBuf {
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 19] = [
+const SCENARIOS: [Scenario; 20] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -591,6 +618,7 @@ const SCENARIOS: [Scenario; 19] = [
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
     ("exec-stages", exec_stages, ""),
+    ("may-not-look", may_not_look, "127.0.0.1"),
     ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
     ("workers", workers, "127.0.0.1"),
     ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
@@ -633,25 +661,59 @@ fn main() -> ExitCode {
         _ => {}
     }
     let filter = arguments.get(1).filter(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
-    let own = std::env::current_exe().expect("own path");
     let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|(name, _, _)| name.contains(filter.as_str())).collect();
     let (mut passed, mut failed) = (0, 0);
-    for (name, _, _) in chosen {
-        let started = Instant::now();
-        let directory = std::env::temp_dir().join(format!("stayput-scenario-{name}-{}", std::process::id()));
-        let status = Command::new(&own).args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory).status().expect("run");
-        // A killed guard cannot return a status: its keeper's successor ends the instance.
-        let good = match *name {
-            "guard-killed" => finished_without_guard(&directory),
-            "no-daemon" => status.code() == Some(128 + 15),
-            _ => status.success(),
-        };
-        println!("scenario {name} ... {} ({:.2?})", if good { "ok" } else { "FAILED" }, started.elapsed());
-        if good { passed += 1 } else { failed += 1 }
+    let root = rustix::process::getuid().is_root();
+    if !root {
+        println!("NOT RUN as root: this is an ordinary user");
     }
+    let ordinary = Ordinary::new();
+    for user in [root.then_some("root"), Some("an ordinary user")].into_iter().flatten() {
+        for (name, _, _) in &chosen {
+            let started = Instant::now();
+            let directory = ordinary.directory.join(format!("{name}-{}", user.replace(' ', "-")));
+            let mut command = Command::new(&ordinary.program);
+            command.args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory);
+            if root && user != "root" {
+                use std::os::unix::process::CommandExt;
+                command.uid(Ordinary::ID).gid(Ordinary::ID).env("PATH", "/usr/bin:/bin").env("TMPDIR", &ordinary.directory);
+            }
+            let status = command.status().expect("run");
+            // A killed guard cannot return a status: its keeper's successor ends the instance.
+            let good = match *name {
+                "guard-killed" => finished_without_guard(&directory),
+                "no-daemon" => status.code() == Some(128 + 15),
+                _ => status.success(),
+            };
+            println!("scenario {name} as {user} ... {} ({:.2?})", if good { "ok" } else { "FAILED" }, started.elapsed());
+            if good { passed += 1 } else { failed += 1 }
+        }
+    }
+    let _ = std::fs::remove_dir_all(&ordinary.directory);
     let _ = std::io::stdout().flush();
     println!("\ntest result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A place, and this program in it, that another user can reach too.
+struct Ordinary {
+    directory: std::path::PathBuf,
+    program: std::path::PathBuf,
+}
+
+impl Ordinary {
+    /// Any user id without rights; 65534 is "nobody" on Debian.
+    const ID: u32 = 65534;
+
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = std::env::temp_dir().join(format!("stayput-scenarios-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("directory");
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).expect("mode");
+        let program = directory.join("scenarios");
+        std::fs::copy(std::env::current_exe().expect("own path"), &program).expect("copy");
+        Self { directory, program }
+    }
 }
 
 /// The instance's directory goes away when the last guard ends it.

@@ -224,6 +224,33 @@ pub fn bound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
+/// Makes a fresh listener with a backlog of 0 drop all connection requests by filling its queue with one connection of our own,
+/// which nobody ever accepts. For where [`crate::reuseport::mute`] is not permitted. The listener must be the one that gets
+/// connections to its address now.
+///
+/// # Errors
+/// Those of `connect(2)`; `ETIMEDOUT` if it was not established within a tenth of a second.
+pub fn fill_queue(listener: impl AsFd) -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let mut to = address(&listener)?;
+    if to.ip().is_unspecified() {
+        to.set_ip(if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let mut sources = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
+    match rustix::event::poll(&mut sources, Some(&soon))? {
+        0 => Err(Errno::TIMEDOUT),
+        _ => rustix::net::sockopt::socket_error(&socket)?,
+    }
+}
+
 /// Options of a listening socket that its accepted sockets inherit or that change how it accepts.
 const INT_OPTIONS: [(i32, i32); 15] = [
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -310,6 +337,18 @@ mod tests {
         assert_eq!(parse_address(&v6[..24]), Some("[::1]:5000".parse().expect("address")));
         assert_eq!(parse_address(&[1, 0, b'/', b'x']), None);
         assert_eq!(parse_address(&[]), None);
+    }
+
+    #[test]
+    fn a_filled_queue_takes_nobody_and_refuses_nobody() {
+        let listener = listener_for_test((Ipv4Addr::LOCALHOST, 0).into());
+        rustix::net::listen(&listener, 0).expect("listen");
+        fill_queue(&listener).expect("fill");
+        assert_eq!(accept_queue(&listener), Ok(1));
+        let to = address(&listener).expect("address");
+        let tried = std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(100));
+        assert_eq!(tried.err().map(|error| error.kind()), Some(std::io::ErrorKind::TimedOut));
+        assert_eq!(accept_queue(&listener), Ok(1));
     }
 
     #[test]
