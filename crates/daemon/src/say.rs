@@ -99,10 +99,9 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
         What::Spawned { generation, pid, from: Some(from), .. } => {
             (Plain, format!("generation {generation} started (pid {pid}); generation {from} has the connections until it is ready"))
         }
-        What::Untrapped { errno, .. } => (
-            Trouble,
-            format!("its binds cannot be caught (seccomp: {}): its ports are not held, a restart refuses connections", error(*errno)),
-        ),
+        What::Untrapped { errno, .. } => {
+            (Trouble, format!("its binds cannot be caught ({}): its ports are not held, a restart refuses connections", untrapped(*errno)))
+        }
         What::Listening { pid, address, inode, selected, .. } => {
             let pid = pid.map_or_else(|| "pid not known yet".to_owned(), |pid| format!("pid {pid}"));
             let muted = if *selected { "" } else { "; no connections yet" };
@@ -240,6 +239,13 @@ pub(crate) fn ended(status: ExitStatus) -> String {
         ExitStatus::Signalled(signal) => format!("was ended by signal {}", signal_name(signal)),
         ExitStatus::Unknown => "ended, nobody can say how".to_owned(),
     }
+}
+
+/// Why binds cannot be caught. Installing the filter fails with other errors than reaching into the service does.
+pub(crate) fn untrapped(errno: i32) -> String {
+    const EPERM: i32 = 1;
+    let call = if errno == EPERM { "pidfd_getfd" } else { "seccomp" };
+    format!("{call}: {}", error(errno))
 }
 
 fn error(errno: i32) -> String {

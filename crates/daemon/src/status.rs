@@ -68,9 +68,7 @@ impl Reactor {
                     trap: match generation.trap {
                         Trap::Active => TrapStatus::Active,
                         Trap::Unknown => TrapStatus::Unavailable("its command does not run yet".to_owned()),
-                        Trap::Unavailable(errno) => {
-                            TrapStatus::Unavailable(format!("seccomp: {}", std::io::Error::from_raw_os_error(errno)))
-                        }
+                        Trap::Unavailable(errno) => TrapStatus::Unavailable(say::untrapped(errno)),
                     },
                     connections: connections.get(&generation.id).copied().unwrap_or_default(),
                     last_exit: generation.main.status().map(say::ended),

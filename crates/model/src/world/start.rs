@@ -143,7 +143,9 @@ impl Service {
         // What cannot be caught cannot be probed by listener; its command runs, and that is all that can be known.
         let blind = untrapped.is_some() && matches!(self.config.readiness, Readiness::Accept | Readiness::Http { .. });
         let Some(generation) = self.generations.get_mut(&id) else { return };
-        if generation.trap != Trap::Unknown {
+        // Known already, unless the keeper found out at the first bind that it may not look into it.
+        let known = generation.trap != Trap::Unknown;
+        if known && !(generation.trap == Trap::Active && untrapped.is_some()) {
             return;
         }
         generation.trap = untrapped.map_or(Trap::Active, Trap::Unavailable);
