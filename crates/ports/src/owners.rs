@@ -15,7 +15,7 @@ use crate::cgroup;
 use crate::explain::Ranges;
 use crate::facts::{Fact, PortSocket, ReuseFlags, Role};
 use crate::process::Describer;
-use crate::scan::{Hit, Scan};
+use crate::scan::{self, Hit, Scan};
 
 /// How many sockets of a port have their options read; the rest stay unknown, and a probe decides.
 const MOST_READ: usize = 512;
@@ -38,7 +38,7 @@ pub(crate) fn fill(sockets: &mut [PortSocket], scan: &Scan, describer: &Describe
             );
         }
         socket.flags = if count < MOST_READ {
-            flags(socket, scan)
+            flags(socket, scan, proc)
         } else {
             Fact::Unreadable { reason: "too many sockets on this port".to_owned(), source: "getsockopt" }
         };
@@ -60,7 +60,7 @@ fn pids(socket: &PortSocket, scan: &Scan) -> Fact<Vec<i32>> {
 }
 
 /// SO_REUSEADDR and SO_REUSEPORT through a duplicate of the owner's fd.
-fn flags(socket: &PortSocket, scan: &Scan) -> Fact<ReuseFlags> {
+fn flags(socket: &PortSocket, scan: &Scan, proc: &Proc) -> Fact<ReuseFlags> {
     let source = "pidfd_getfd + getsockopt";
     if socket.inode == 0 {
         let reason = "no process has the socket; only a bind can tell".to_owned();
@@ -68,6 +68,10 @@ fn flags(socket: &PortSocket, scan: &Scan) -> Fact<ReuseFlags> {
     }
     let mut last = None;
     for hit in scan.of(socket.inode).iter().filter(|hit| hit.fd >= 0) {
+        // Looked at once more, so that a stranger that got the number meanwhile is not duplicated, not even for a moment.
+        if !scan::names(proc, *hit) {
+            continue;
+        }
         match read_flags(*hit, socket.raw.cookie) {
             Ok(Some(value)) => return Fact::Known { value, source },
             // Another socket sits on that fd by now.

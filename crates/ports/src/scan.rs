@@ -234,7 +234,7 @@ fn of(hit: Hit) -> FdOf {
 }
 
 /// Whether the fd still is that socket.
-fn names(proc: &Proc, hit: Hit) -> bool {
+pub(crate) fn names(proc: &Proc, hit: Hit) -> bool {
     let mut same = false;
     let looked = proc.scan_fds(hit.pid).map(|scan| scan.sockets_in([hit.fd], |socket| same = socket.inode == hit.inode));
     looked.is_ok() && same

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -34,6 +35,9 @@ impl Flags {
 
 /// Runs `test` in a thread with a network namespace of its own, loopback up. False, said aloud, without the right to.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send) -> bool {
+    // One at a time: a fork for another test, or a look of it at our fds, holds our sockets for a moment longer than we do.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| {
             if let Err(errno) = unshare_network() {
