@@ -10,6 +10,7 @@ use crate::keeper::Keeper;
 use crate::protocol::{Event, GenerationId, ListenerId, Origin, Trap};
 use crate::state::Listener;
 use rustix::io::Errno;
+use stayput_kernel::epoll::{self, Registration};
 use stayput_kernel::process;
 use stayput_kernel::seccomp::{self, Answer, Call, Notification};
 use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
@@ -122,8 +123,10 @@ impl Keeper {
             return Ok(Answer::Continue);
         };
         let key = Key::of(&socket, address)?;
-        if let Some(offer) = self.offer(&service, &key, generation) {
-            return Ok(self.swap(generation, call, &socket, process, offer));
+        if let Some(offer) = self.offer(&service, &key, generation)
+            && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
+        {
+            return Ok(self.swap(generation, call, &socket, process, offer, &waiting));
         }
         let result = self.bind_beside(&service, &key, generation, &socket, buffer);
         if let Err(error) = result {
@@ -177,8 +180,30 @@ impl Keeper {
         if process == main { None } else { process::pidfd(process).ok() }
     }
 
+    /// Duplicates of the epoll instances with which the process registered its socket before it bound it (as Netty does): the
+    /// registration is to be made for what takes the socket's place.
+    ///
+    /// # Errors
+    /// One cannot be had: then nothing may take its place.
+    fn epolls(&self, process: i32, number: i32) -> Result<Vec<(OwnedFd, Registration)>, Errno> {
+        let registrations = epoll::registrations(&self.proc, process, number);
+        if registrations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pidfd = process::pidfd(process)?;
+        registrations.into_iter().map(|found| Ok((errand::duplicate(self.life, &pidfd, found.epoll)?, found))).collect()
+    }
+
     /// Puts a held listener in the place of the process's own socket.
-    fn swap(&mut self, generation: GenerationId, call: &Notification, own: &OwnedFd, process: i32, offer: ListenerId) -> Answer {
+    fn swap(
+        &mut self,
+        generation: GenerationId,
+        call: &Notification,
+        own: &OwnedFd,
+        process: i32,
+        offer: ListenerId,
+        waiting: &[(OwnedFd, Registration)],
+    ) -> Answer {
         let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else {
             return Answer::Continue;
         };
@@ -188,6 +213,10 @@ impl Keeper {
         let close_on_exec = self.proc.close_on_exec(process, number);
         if let Err(error) = seccomp::replace_descriptor(calls, call.id, listener.socket, number, close_on_exec) {
             return Answer::Error(error);
+        }
+        for (instance, found) in waiting {
+            // It was ours to duplicate, so it can be added to; EEXIST from a predecessor that died here.
+            let _ = epoll::register(instance, listener.socket, number, found.events, found.data);
         }
         let (service, key) = (listener.service.clone(), listener.key);
         let beside_its_own = self.selected_owners(&service, &key).contains(&generation);

@@ -566,6 +566,40 @@ fn mptcp(brain: &mut Brain, host: &str) {
     assert_eq!(answers(address, 50), ["2"]);
 }
 
+/// A server that registers its socket with epoll before it binds it (as Netty does) gets the dead one's socket, and its events.
+fn epoll_before_bind(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = "
+import os, select, socket, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+waiting = select.epoll()
+waiting.register(server.fileno(), select.EPOLLIN)
+server.bind((sys.argv[1], int(sys.argv[2])))
+server.listen(5)
+while True:
+    waiting.poll()
+    peer, _ = server.accept()
+    peer.sendall(os.environ['STAYPUT_GENERATION'].encode())
+    peer.close()
+    waiting.modify(server.fileno(), select.EPOLLIN)
+";
+    let argv = ["python3", "-c", script, host, &address.port().to_string()];
+    let pid = brain.spawn(1, &argv);
+    brain.listening(1);
+    assert_eq!(answers(address, 5), ["1"]);
+    kill(pid);
+    brain.tree_empty(1);
+    let mut waiting = TcpStream::connect(address).expect("queued");
+    brain.spawn(2, &argv);
+    assert_eq!(brain.listening(2).origin, Origin::Swapped);
+    let mut text = String::new();
+    waiting.set_read_timeout(Some(DEADLINE)).expect("set");
+    waiting.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "2");
+    assert_eq!(answers(address, 5), ["2"]);
+}
+
 /// Neither the keeper nor the guard may reach into the service: it binds by itself, and the port that was held for it does not
 /// stand in its way.
 fn may_not_look(brain: &mut Brain, host: &str) {
@@ -604,7 +638,7 @@ fn brain_of_headless() -> std::path::PathBuf {
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 20] = [
+const SCENARIOS: [Scenario; 21] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -618,6 +652,7 @@ const SCENARIOS: [Scenario; 20] = [
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
     ("exec-stages", exec_stages, ""),
+    ("epoll-before-bind", epoll_before_bind, "127.0.0.1"),
     ("may-not-look", may_not_look, "127.0.0.1"),
     ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
     ("workers", workers, "127.0.0.1"),
