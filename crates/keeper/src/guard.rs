@@ -148,7 +148,7 @@ impl Guard {
                         }
                     }
                 } else {
-                    let hangup = signal == rustix::process::Signal::HUP.as_raw() && sender == 0;
+                    let hangup = signal == rustix::process::Signal::HUP.as_raw() && (sender == 0 || terminal_is_gone());
                     self.pass(signal as u8 | if hangup { 0x80 } else { 0 });
                 }
             }
@@ -207,6 +207,13 @@ impl Guard {
         let _ = std::fs::remove_dir_all(&state.directory);
         status
     }
+}
+
+/// A terminal that hung up answers everything with EIO. The kernel's own SIGHUP goes to the foreground only; a shell that got one
+/// passes it on to the jobs in the background, and that is no request to restart either.
+fn terminal_is_gone() -> bool {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    streams.into_iter().any(|stream| matches!(rustix::termios::tcgetattr(stream), Err(Errno::IO)))
 }
 
 #[derive(PartialEq, Eq)]
