@@ -5,7 +5,7 @@
 use crate::errand;
 use crate::keeper::{self, Outcome};
 use crate::life::{GuardDescriptors, Life};
-use crate::state::{Daemon, State};
+use crate::state::State;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use stayput_kernel::table::TableFd;
@@ -43,22 +43,11 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     let life = Life::new()?;
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let state = State {
-        instance: start.instance,
-        directory: start.directory,
-        nonce: format!("{:016x}", u64::from_ne_bytes(random)),
-        control: TableFd::keep(start.control),
-        lock: TableFd::keep(start.lock),
-        daemon: Daemon { argv: start.daemon_argv, pid: 0, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 },
-        blob: start.blob,
-        generations: Vec::new(),
-        listeners: Vec::new(),
-        groups: Vec::new(),
-        waiting: Vec::new(),
-        signals: Vec::new(),
-        next_listener: 1,
-        emptied: Vec::new(),
-    };
+    let nonce = format!("{:016x}", u64::from_ne_bytes(random));
+    let sockets = (TableFd::keep(start.control), TableFd::keep(start.lock));
+    let mut state = State::new(start.instance, start.directory, nonce, sockets);
+    state.daemon.argv = start.daemon_argv;
+    state.blob = start.blob;
     life.commit(&state).map_err(|_| Errno::TOOBIG)?;
     drop(state);
     live(life)

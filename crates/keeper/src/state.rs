@@ -214,16 +214,15 @@ impl State {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn for_test() -> Self {
-        let null = TableFd::keep(std::fs::File::open("/dev/null").expect("open").into());
+    /// Nothing runs yet.
+    pub(crate) fn new(instance: String, directory: PathBuf, nonce: String, (control, lock): (TableFd, TableFd)) -> Self {
         let daemon = Daemon { argv: Vec::new(), pid: 0, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 };
         Self {
-            instance: "test".into(),
-            directory: PathBuf::new(),
-            nonce: "0".into(),
-            control: null,
-            lock: null,
+            instance,
+            directory,
+            nonce,
+            control,
+            lock,
             daemon,
             blob: Vec::new(),
             generations: Vec::new(),
@@ -234,5 +233,11 @@ impl State {
             next_listener: 1,
             emptied: Vec::new(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        let null = TableFd::keep(std::fs::File::open("/dev/null").expect("open").into());
+        Self::new("test".into(), PathBuf::new(), "0".into(), (null, null))
     }
 }

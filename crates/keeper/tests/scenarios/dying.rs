@@ -1,0 +1,143 @@
+//! Deaths of our own processes, and the ends of others.
+
+use crate::brain::{Brain, DEADLINE, answer, answers, brain_of_headless, free_address, kill, refuse};
+use stayput_keeper::protocol::{Event, ExecStage, ExitStatus, GenerationId, Origin, Request, Scope, Trap};
+use std::time::Instant;
+
+/// Killing the keeper, twice, costs nothing: not the port, not the exit status, not the next restart.
+pub(crate) fn keeper_killed(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let pid = brain.serve(1, address);
+    brain.listening(1);
+    for _ in 0..2 {
+        let keeper = brain.look().keeper_pid;
+        kill(keeper);
+        assert_eq!(answers(address, 20), ["1"]);
+        assert_ne!(brain.look().keeper_pid, keeper);
+    }
+    brain.serve(2, address);
+    assert!(!brain.listening(2).selected);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    kill(pid);
+    assert_eq!(brain.main_exited(1), ExitStatus::Signalled(9), "the guard reaped it");
+    brain.tree_empty(1);
+    assert_eq!(brain.look().generations.iter().filter(|generation| generation.exit.is_none()).count(), 1, "and it answers still");
+}
+
+/// Killing the guard: the keeper takes its place.
+pub(crate) fn guard_killed(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    let before = brain.look();
+    kill(before.guard_pid);
+    assert_eq!(answers(address, 20), ["1"]);
+    let deadline = Instant::now() + DEADLINE;
+    while brain.look().guard_pid == before.guard_pid {
+        assert!(Instant::now() < deadline, "nobody took the guard's place");
+    }
+    assert_eq!(brain.look().guard_pid, before.keeper_pid);
+    brain.serve(2, address);
+    brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 20), ["2"]);
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
+    brain.main_exited(1);
+    brain.tree_empty(1);
+}
+
+/// A child has 0, 1 and 2, whatever we had open.
+pub(crate) fn no_leaks(brain: &mut Brain, _host: &str) {
+    brain.spawn(1, &["python3", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')), os.readlink('/proc/self/fd/0'))"]);
+    // The listing's own descriptor is the fourth.
+    assert_eq!(brain.line(1), "['0', '1', '2', '3'] /dev/null");
+    assert_eq!(brain.main_exited(1), ExitStatus::Exited(0));
+    brain.tree_empty(1);
+}
+
+/// A daemon that forked twice, left its session and threw away its environment is found and ended.
+pub(crate) fn whole_tree(brain: &mut Brain, _host: &str) {
+    let script = "
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, ['python3', '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(1000)'], {})
+    os._exit(0)
+os.wait()
+";
+    brain.spawn(1, &["python3", "-c", script]);
+    let daemon: i32 = brain.line(1).parse().expect("a pid");
+    assert_eq!(brain.main_exited(1), ExitStatus::Exited(0));
+    assert!(!brain.look().generations[0].tree_empty);
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
+    brain.tree_empty(1);
+    // The kernel tells as the last one begins to exit: a moment later it is a zombie or gone.
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stat}");
+    }
+}
+
+pub(crate) fn exec_stages(brain: &mut Brain, _host: &str) {
+    let failed = |id: u64| {
+        move |event: &Event| match event {
+            Event::ExecFailed { generation, stage, errno } if generation.0 == id => Some((*stage, *errno)),
+            _ => None,
+        }
+    };
+    brain.spawn(1, &["/no/such/command"]);
+    assert_eq!(brain.wait("failure", failed(1)), (ExecStage::Exec, rustix::io::Errno::NOENT.raw_os_error()));
+    assert_eq!(brain.main_exited(1), ExitStatus::Exited(127));
+    brain.spawn(2, &["/etc/passwd"]);
+    assert_eq!(brain.wait("failure", failed(2)), (ExecStage::Exec, rustix::io::Errno::ACCESS.raw_os_error()));
+}
+
+/// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
+pub(crate) fn guard_does_errands(brain: &mut Brain, host: &str) {
+    use std::io::BufRead;
+    let mut strace = refuse(brain.dump.keeper_pid);
+    let address = free_address(host);
+    brain.serve(1, address);
+    assert_eq!(brain.listening(1).origin, Origin::Adopted);
+    assert_eq!(answer(address), "1");
+    strace.kill().expect("kill");
+    let said = std::io::BufReader::new(strace.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.filter(|line| line.contains("EPERM") && line.contains("INJECTED")).count() >= 3, "the keeper itself was refused");
+    strace.wait().expect("wait");
+}
+
+/// Neither the keeper nor the guard may reach into the service: it binds by itself, and the port that was held for it does not
+/// stand in its way.
+pub(crate) fn may_not_look(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.done(Request::Hold { service: "web".into(), address });
+    brain.wait("hold", |event| matches!(event, Event::Held { .. }).then_some(()));
+    let mut traced = Vec::new();
+    for pid in [brain.dump.keeper_pid, brain.dump.guard_pid] {
+        traced.push(refuse(pid));
+    }
+    brain.serve(1, address);
+    let refused = Trap::Unavailable { errno: rustix::io::Errno::PERM.raw_os_error() };
+    brain.wait("untrapped", |event| matches!(event, Event::Executed { trap, .. } if *trap == refused).then_some(()));
+    assert_eq!(brain.line(1), "listening");
+    assert_eq!(answer(address), "1");
+    for mut strace in traced {
+        strace.kill().expect("kill");
+        strace.wait().expect("wait");
+    }
+}
+
+/// Daemons that die at once, for ever: the ports stay, and a stop is still obeyed. (The one who plays this is the first of them.)
+pub(crate) fn no_daemon_can_be_started(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    std::fs::write(brain_of_headless(), brain.dump.guard_pid.to_string()).expect("write");
+    stayput_kernel::process::exit_now(1);
+}

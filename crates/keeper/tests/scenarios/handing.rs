@@ -1,0 +1,261 @@
+//! Listeners that go from one generation to the next.
+
+use crate::brain::{Brain, DEADLINE, SERVER, answer, answers, executed, fifo, free_address, kill, probe_from};
+use stayput_keeper::protocol::{Event, ExitStatus, GenerationId, Origin, Request, Scope, Trap};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+/// A restart: the new one beside the old, unselected; a probe reaches it alone; then it takes all.
+pub(crate) fn handover(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    assert_eq!(brain.wait("execution", executed(1)), Trap::Active);
+    let first = brain.listening(1);
+    assert_eq!((first.address, first.origin, first.selected), (address, Origin::Adopted, true));
+    assert_eq!(answers(address, 20), ["1"]);
+    brain.serve(2, address);
+    assert!(!brain.listening(2).selected);
+    assert_eq!(answers(address, 50), ["1"], "the new one gets nothing before it is ready");
+    let probe = TcpListener::bind((host, 0)).expect("bind").local_addr().expect("address");
+    brain.done(Request::Route { generation: GenerationId(2), source_port: Some(probe.port()) });
+    assert_eq!(probe_from(probe, address), "2");
+    assert_eq!(answers(address, 20), ["1"]);
+    brain.done(Request::Route { generation: GenerationId(2), source_port: None });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
+    assert_eq!(brain.main_exited(1), ExitStatus::Signalled(15));
+    brain.tree_empty(1);
+    brain.done(Request::Release { generation: GenerationId(1) });
+    brain.done(Request::Forget { generation: GenerationId(1) });
+    assert_eq!(answers(address, 50), ["2"]);
+    assert_eq!(brain.look().listeners.len(), 1);
+}
+
+/// A killed server's socket goes to the next one, with the connections that waited on it.
+pub(crate) fn crash(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let pid = brain.serve(1, address);
+    let before = brain.listening(1);
+    kill(pid);
+    assert_eq!(brain.main_exited(1), ExitStatus::Signalled(9));
+    brain.tree_empty(1);
+    let mut waiting: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).expect("queued, not refused")).collect();
+    brain.done(Request::Forget { generation: GenerationId(1) });
+    brain.serve(2, address);
+    let after = brain.listening(2);
+    assert_eq!((after.inode, after.origin, after.selected), (before.inode, Origin::Swapped, true));
+    for stream in &mut waiting {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("served after all");
+        assert_eq!(text, "2");
+    }
+}
+
+pub(crate) fn held_before_start(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.done(Request::Hold { service: "web".into(), address });
+    let mut early = TcpStream::connect(address).expect("held");
+    brain.serve(1, address);
+    let facts = brain.listening(1);
+    assert_eq!(facts.origin, Origin::Swapped);
+    let mut text = String::new();
+    early.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "1");
+}
+
+/// A stranger has the port: the real error for the child, and ours at the moment in which he leaves.
+pub(crate) fn taken(brain: &mut Brain, host: &str) {
+    let stranger = TcpListener::bind((host, 0)).expect("bind");
+    let address = stranger.local_addr().expect("address");
+    brain.serve(1, address);
+    let errno = brain.wait("refused bind", |event| match event {
+        Event::BindRefused { errno, address: refused, .. } if *refused == address => Some(*errno),
+        _ => None,
+    });
+    assert_eq!(errno, rustix::io::Errno::ADDRINUSE.raw_os_error());
+    assert_eq!(brain.main_exited(1), ExitStatus::Exited(1));
+    brain.done(Request::Hold { service: "web".into(), address });
+    brain.wait("waiting hold", |event| matches!(event, Event::HoldWaits { .. }).then_some(()));
+    drop(stranger);
+    let released = Instant::now();
+    brain.wait("hold", |event| matches!(event, Event::Held { .. }).then_some(()));
+    println!("    held {:?} after the release", released.elapsed());
+    brain.serve(2, address);
+    assert_eq!(answer(address), "2");
+}
+
+/// Parked connections wait for the one that comes after.
+pub(crate) fn parked(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    brain.done(Request::Park { service: "web".into() });
+    let mut waiting = TcpStream::connect(address).expect("queued");
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
+    brain.tree_empty(1);
+    brain.done(Request::Release { generation: GenerationId(1) });
+    brain.serve(2, address);
+    assert_eq!(brain.listening(2).origin, Origin::Swapped);
+    let mut text = String::new();
+    waiting.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "2");
+}
+
+/// A server that probes: bind, listen, close, and again. The second bind gets the same socket back.
+pub(crate) fn closes_and_binds_again(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import socket
+def listener():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('{host}', {port})); s.listen(5); return s
+listener().close()
+s = listener()
+while True:
+    peer, _ = s.accept(); peer.sendall(b'again'); peer.close()
+",
+        port = address.port()
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    brain.listening(1);
+    assert_eq!(answers(address, 5), ["again"]);
+    assert_eq!(brain.look().listeners.len(), 1);
+}
+
+/// Two workers with a socket each (SO_REUSEPORT): both take their share, and when one is killed the other takes all, until a
+/// third binds, who is given the dead one's socket and what waits on it.
+pub(crate) fn workers(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import os, socket
+def serve():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('{host}', {port})); s.listen(64)
+    while True:
+        peer, _ = s.accept(); peer.sendall(str(os.getpid()).encode()); peer.close()
+for _ in range(2):
+    if os.fork() == 0: serve()
+input_ = os.open('{fifo}', os.O_RDONLY)
+os.read(input_, 1)
+if os.fork() == 0: serve()
+os.wait()
+while True: os.wait()
+",
+        port = address.port(),
+        fifo = fifo().display(),
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    let (one, two) = (brain.listening(1), brain.listening(1));
+    assert_ne!(one.inode, two.inode);
+    let both = answers(address, 60);
+    assert_eq!(both.len(), 2, "both take their share: {both:?}");
+    kill(both[0].parse().expect("a pid"));
+    brain.wait("abandoned listener", |event| match event {
+        Event::Listener(facts) if facts.owner.is_none() && !facts.selected => Some(()),
+        _ => None,
+    });
+    assert_eq!(answers(address, 60), [both[1].clone()]);
+    std::fs::OpenOptions::new().write(true).open(fifo()).expect("open").write_all(b"x").expect("write");
+    let third = brain.wait("third worker", |event| match event {
+        Event::Listener(facts) if facts.origin == Origin::Swapped && facts.selected => Some(facts.clone()),
+        _ => None,
+    });
+    assert!([one.inode, two.inode].contains(&third.inode));
+    assert_eq!(answers(address, 60).len(), 2);
+    let _ = std::fs::remove_file(fifo());
+}
+
+/// It closes its listener and goes on: the held duplicate must not swallow connections for ever unseen.
+pub(crate) fn closes_and_goes_on(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import socket, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('{host}', {port})); s.listen(5); s.close()
+time.sleep(1000)
+",
+        port = address.port()
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    brain.listening(1);
+    let _waiting = TcpStream::connect(address).expect("queued");
+    brain.wait("abandoned listener", |event| matches!(event, Event::Listener(facts) if facts.owner.is_none()).then_some(()));
+}
+
+/// A stranger of the same user joins the group between two generations: he is told of, and the switch still hits its mark.
+pub(crate) fn stranger_in_the_group(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    let key = stayput_kernel::socket::Key::new(address, false);
+    let stranger = stayput_kernel::socket::bound(&key, true).expect("the same user may");
+    rustix::net::listen(&stranger, 16).expect("listen");
+    let inode = stayput_kernel::socket::inode(&stranger).expect("inode");
+    assert_eq!(answers(address, 20), ["1"], "the program still names the first");
+    brain.serve(2, address);
+    let told = brain.wait("stranger", |event| match event {
+        Event::Stranger { inode, .. } => Some(*inode),
+        _ => None,
+    });
+    assert_eq!(told, inode);
+    brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    drop(stranger);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"], "he left, and the last moved into his place");
+}
+
+/// MPTCP listeners, as Go opens them: they cannot carry a program, the anchor does.
+pub(crate) fn mptcp(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = SERVER
+        .replace("socket.socket(getattr(socket, sys.argv[2]))", "socket.socket(getattr(socket, sys.argv[2]), socket.SOCK_STREAM, 262)");
+    for id in 1..=2 {
+        brain.spawn(id, &["python3", "-c", &script, host, "AF_INET", &address.port().to_string()]);
+        brain.listening(id);
+        assert_eq!(answers(address, 50), ["1"]);
+    }
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 50), ["2"]);
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
+    brain.tree_empty(1);
+    brain.done(Request::Release { generation: GenerationId(1) });
+    assert_eq!(answers(address, 50), ["2"]);
+}
+
+/// A server that registers its socket with epoll before it binds it (as Netty does) gets the dead one's socket, and its events.
+pub(crate) fn epoll_before_bind(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = "
+import os, select, socket, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+waiting = select.epoll()
+waiting.register(server.fileno(), select.EPOLLIN)
+server.bind((sys.argv[1], int(sys.argv[2])))
+server.listen(5)
+while True:
+    waiting.poll()
+    peer, _ = server.accept()
+    peer.sendall(os.environ['STAYPUT_GENERATION'].encode())
+    peer.close()
+    waiting.modify(server.fileno(), select.EPOLLIN)
+";
+    let argv = ["python3", "-c", script, host, &address.port().to_string()];
+    let pid = brain.spawn(1, &argv);
+    brain.listening(1);
+    assert_eq!(answers(address, 5), ["1"]);
+    kill(pid);
+    brain.tree_empty(1);
+    let mut waiting = TcpStream::connect(address).expect("queued");
+    brain.spawn(2, &argv);
+    assert_eq!(brain.listening(2).origin, Origin::Swapped);
+    let mut text = String::new();
+    waiting.set_read_timeout(Some(DEADLINE)).expect("set");
+    waiting.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "2");
+    assert_eq!(answers(address, 5), ["2"]);
+}

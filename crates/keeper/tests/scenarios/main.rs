@@ -1,0 +1,148 @@
+//! The keeper and the guard with real processes and sockets. Each scenario is an instance of its own: this program becomes the
+//! guard, and executes itself again as the brain, which plays the scenario and ends the instance with 0 or 1.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test program that reports")]
+
+mod brain;
+mod dying;
+mod handing;
+
+use brain::{Brain, DEADLINE, brain_of_headless};
+use dying::{exec_stages, guard_does_errands, guard_killed, keeper_killed, may_not_look, no_daemon_can_be_started, no_leaks, whole_tree};
+use handing::{
+    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
+    stranger_in_the_group, taken, workers,
+};
+use stayput_keeper::guard::{self, Start};
+use stayput_keeper::protocol::{Request, ToKeeper};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
+
+const SCENARIOS: [Scenario; 21] = [
+    ("handover", handover, "127.0.0.1"),
+    ("handover6", handover, "::1"),
+    ("crash", crash, "127.0.0.1"),
+    ("crash6", crash, "::1"),
+    ("held", held_before_start, "127.0.0.1"),
+    ("taken", taken, "127.0.0.1"),
+    ("keeper-killed", keeper_killed, "127.0.0.1"),
+    ("guard-killed", guard_killed, "127.0.0.1"),
+    ("guard-does-errands", guard_does_errands, "127.0.0.1"),
+    ("parked", parked, "127.0.0.1"),
+    ("no-leaks", no_leaks, ""),
+    ("whole-tree", whole_tree, ""),
+    ("exec-stages", exec_stages, ""),
+    ("epoll-before-bind", epoll_before_bind, "127.0.0.1"),
+    ("may-not-look", may_not_look, "127.0.0.1"),
+    ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
+    ("workers", workers, "127.0.0.1"),
+    ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
+    ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
+    ("mptcp", mptcp, "127.0.0.1"),
+    ("closes-and-binds-again", closes_and_binds_again, "127.0.0.1"),
+];
+
+fn be_brain(name: &str) -> ExitCode {
+    if let Ok(guard) = std::fs::read_to_string(brain_of_headless()) {
+        let guard = rustix::process::Pid::from_raw(guard.parse().expect("a pid")).expect("a pid");
+        rustix::process::kill_process(guard, rustix::process::Signal::TERM).expect("stop");
+        return ExitCode::FAILURE;
+    }
+    let channel = stayput_kernel::spawn::inherited(3).expect("channel");
+    let (_, scenario, host) = SCENARIOS.iter().find(|(known, _, _)| *known == name).expect("a scenario");
+    let mut brain = Brain::new(channel);
+    let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&mut brain, host))).is_ok();
+    brain.seq += 1;
+    let exit = ToKeeper { seq: brain.seq, request: Request::Exit { status: u8::from(!passed) } };
+    brain.keeper.send(&exit, &[]).expect("send");
+    ExitCode::SUCCESS
+}
+
+fn be_guard(name: &str) -> ExitCode {
+    let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
+    std::fs::create_dir(&directory).expect("directory");
+    let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.join("control.sock")).expect("bind").into();
+    let lock = control.as_fd().try_clone_to_owned().expect("dup");
+    let daemon_argv = ["scenarios", "--brain", name].map(|argument| argument.as_bytes().to_vec()).to_vec();
+    let start = Start { instance: name.into(), directory, blob: Vec::new(), control, lock, daemon_argv };
+    ExitCode::from(guard::run(start).expect("guard"))
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("--brain") => return be_brain(&arguments[2]),
+        Some("--guard") => return be_guard(&arguments[2]),
+        _ => {}
+    }
+    let filter = arguments.get(1).filter(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|(name, _, _)| name.contains(filter.as_str())).collect();
+    let (mut passed, mut failed) = (0, 0);
+    let root = rustix::process::getuid().is_root();
+    if !root {
+        println!("NOT RUN as root: this is an ordinary user");
+    }
+    let ordinary = Ordinary::new();
+    for user in [root.then_some("root"), Some("an ordinary user")].into_iter().flatten() {
+        for (name, _, _) in &chosen {
+            let started = Instant::now();
+            let directory = ordinary.directory.join(format!("{name}-{}", user.replace(' ', "-")));
+            let mut command = Command::new(&ordinary.program);
+            command.args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory);
+            if root && user != "root" {
+                use std::os::unix::process::CommandExt;
+                command.uid(Ordinary::ID).gid(Ordinary::ID).env("PATH", "/usr/bin:/bin").env("TMPDIR", &ordinary.directory);
+            }
+            let status = command.status().expect("run");
+            // A killed guard cannot return a status: its keeper's successor ends the instance.
+            let good = match *name {
+                "guard-killed" => finished_without_guard(&directory),
+                "no-daemon" => status.code() == Some(128 + 15),
+                _ => status.success(),
+            };
+            println!("scenario {name} as {user} ... {} ({:.2?})", if good { "ok" } else { "FAILED" }, started.elapsed());
+            if good { passed += 1 } else { failed += 1 }
+        }
+    }
+    let _ = std::fs::remove_dir_all(&ordinary.directory);
+    let _ = std::io::stdout().flush();
+    println!("\ntest result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A place, and this program in it, that another user can reach too.
+struct Ordinary {
+    directory: std::path::PathBuf,
+    program: std::path::PathBuf,
+}
+
+impl Ordinary {
+    /// Any user id without rights; 65534 is "nobody" on Debian.
+    const ID: u32 = 65534;
+
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = std::env::temp_dir().join(format!("stayput-scenarios-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("directory");
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).expect("mode");
+        let program = directory.join("scenarios");
+        std::fs::copy(std::env::current_exe().expect("own path"), &program).expect("copy");
+        Self { directory, program }
+    }
+}
+
+/// The instance's directory goes away when the last guard ends it.
+fn finished_without_guard(directory: &std::path::Path) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while directory.exists() {
+        if Instant::now() > deadline {
+            eprintln!("the instance did not end");
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
