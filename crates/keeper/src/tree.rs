@@ -1,8 +1,8 @@
 //! Whole process trees: who belongs to a generation, however it forked.
 //!
 //! Where a cgroup could be made for it, the kernel knows. Elsewhere a process is recognised by the cookie in its environment or by descent from one that has it. One that did away with both
-//! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session, or by being the
-//! only candidate. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
+//! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session, or by the filter that
+//! it is under. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
 //! under it is gone.
 
 use crate::keeper::Keeper;
@@ -64,9 +64,12 @@ impl Keeper {
         let known: BTreeSet<i32> =
             self.state.generations.iter().map(|other| other.pid).chain(ours).chain([self.state.daemon.pid]).collect();
         let alone = self.state.generations.iter().filter(|other| !other.tree_empty).count() == 1;
+        let own_filters = self.filters(self.life.keeper_pid());
         for (pid, row) in &rows {
             let unmarked_orphan = ours.contains(&row.ppid) && !known.contains(pid) && !marked.contains(pid);
-            if unmarked_orphan && (row.session == facts.pid || alone) {
+            // As PID 1 of a container we get everybody's orphans: only those under one filter more than ourselves are of a service.
+            let under_filter = || self.filters(*pid).zip(own_filters).is_some_and(|(theirs, own)| theirs > own);
+            if unmarked_orphan && (row.session == facts.pid || (alone && under_filter())) {
                 members.insert(*pid);
             }
         }
@@ -82,6 +85,13 @@ impl Keeper {
             members.extend(descendants);
         }
         members.iter().filter_map(|pid| rows.get(pid).map(|row| Seen { pid: *pid, start_ticks: row.start_ticks })).collect()
+    }
+
+    /// How many seccomp filters a process is under (`Seccomp_filters` of `/proc/PID/status`, Linux 5.9).
+    fn filters(&self, pid: i32) -> Option<u32> {
+        let status = self.proc.read_path(&format!("{pid}/status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
+        status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse().ok())
     }
 
     /// Whether no process of the generation has a socket with this inode.

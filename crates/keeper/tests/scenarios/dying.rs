@@ -1,7 +1,8 @@
 //! Deaths of our own processes, and the ends of others.
 
-use crate::brain::{Brain, DEADLINE, answer, answers, brain_of_headless, free_address, kill, refuse};
+use crate::brain::{Brain, DEADLINE, answer, answers, brain_of_headless, executed, free_address, kill, refuse};
 use stayput_keeper::protocol::{Event, ExecStage, ExitStatus, GenerationId, Origin, Request, Scope, Trap};
+use std::process::Command;
 use std::time::Instant;
 
 /// Killing the keeper, twice, costs nothing: not the port, not the exit status, not the next restart.
@@ -82,6 +83,41 @@ os.wait()
         }
         assert!(Instant::now() < deadline, "{stat}");
     }
+}
+
+/// An orphan that came to us from elsewhere (as to every PID 1) is nobody's to end.
+pub(crate) fn not_ours(brain: &mut Brain, _host: &str) {
+    let script = "
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve('/bin/sleep', ['sleep', '100'], {})
+    os._exit(0)
+os.wait()
+";
+    let started = Command::new("python3").args(["-c", script]).status().expect("python3");
+    assert!(started.success());
+    let keeper = brain.dump.keeper_pid.to_string();
+    let is_stray = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains(&format!("(sleep) S {keeper} "))
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let stray = loop {
+        let pids = std::fs::read_dir("/proc").expect("read").flatten();
+        let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        if let Some(stray) = pids.find(is_stray) {
+            break stray;
+        }
+        assert!(Instant::now() < deadline, "it is the keeper's child now");
+    };
+    brain.spawn(1, &["sleep", "1000"]);
+    brain.wait("execution", executed(1));
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
+    brain.tree_empty(1);
+    assert!(is_stray(&stray), "it lives");
+    kill(stray);
 }
 
 pub(crate) fn exec_stages(brain: &mut Brain, _host: &str) {

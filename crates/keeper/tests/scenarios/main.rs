@@ -7,7 +7,9 @@ mod dying;
 mod handing;
 
 use brain::{Brain, DEADLINE, brain_of_headless};
-use dying::{exec_stages, guard_does_errands, guard_killed, keeper_killed, may_not_look, no_daemon_can_be_started, no_leaks, whole_tree};
+use dying::{
+    exec_stages, guard_does_errands, guard_killed, keeper_killed, may_not_look, no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
+};
 use handing::{
     closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
     stranger_in_the_group, taken, workers,
@@ -21,7 +23,7 @@ use std::time::Instant;
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 21] = [
+const SCENARIOS: [Scenario; 22] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -34,6 +36,7 @@ const SCENARIOS: [Scenario; 21] = [
     ("parked", parked, "127.0.0.1"),
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
+    ("not-ours", not_ours, ""),
     ("exec-stages", exec_stages, ""),
     ("epoll-before-bind", epoll_before_bind, "127.0.0.1"),
     ("may-not-look", may_not_look, "127.0.0.1"),
