@@ -49,8 +49,8 @@ impl Keeper {
     /// A daemon that does not read or does not speak our language: its successor starts from a dump.
     pub(crate) fn replace_daemon(&mut self) {
         self.outbox.clear();
-        if let Ok(pidfd) = process::pidfd(self.state.daemon.pid) {
-            let _ = process::signal(&pidfd, rustix::process::Signal::KILL.as_raw());
+        if let Some(pidfd) = self.state.daemon.pidfd {
+            let _ = process::signal(pidfd, rustix::process::Signal::KILL.as_raw());
         }
     }
 

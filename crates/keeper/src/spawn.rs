@@ -241,7 +241,10 @@ impl Keeper {
                     let exec = Exec { candidates, argv, env, cwd: c".".to_owned(), descriptors, trap: false, cgroup: None };
                     spawn::exec(&exec, childs_report.as_fd())
                 }
-                Cloned::Parent { pid, pidfd: _ } => self.state.daemon.pid = pid,
+                Cloned::Parent { pid, pidfd } => {
+                    self.state.daemon.pid = pid;
+                    self.state.daemon.pidfd = Some(TableFd::keep(pidfd));
+                }
             }
             drop(report);
             Ok(())
@@ -259,6 +262,10 @@ impl Keeper {
         self.take_last_requests();
         self.close_channel();
         self.state.daemon.pid = 0;
+        if let Some(pidfd) = self.state.daemon.pidfd.take() {
+            self.commit();
+            pidfd.close();
+        }
         self.state.daemon.deaths += 1;
         let now = clock::monotonic_ns();
         let quick = now.saturating_sub(self.state.daemon.started_ns) < QUICK_NS;

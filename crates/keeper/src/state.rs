@@ -38,6 +38,8 @@ pub(crate) struct Daemon {
     pub(crate) argv: Vec<Vec<u8>>,
     /// 0: none runs.
     pub(crate) pid: i32,
+    /// Refers to it and to no other process, while one runs.
+    pub(crate) pidfd: Option<TableFd>,
     /// Our end of its channel, while one runs.
     pub(crate) channel: Option<TableFd>,
     /// It has asked for a dump, so it lives and listens.
@@ -181,7 +183,7 @@ impl State {
             let fillers = group.fillers.iter().map(|(_, filler)| *filler);
             fillers.chain([group.anchor]).map(Some).collect::<Vec<_>>()
         });
-        [Some(self.control), Some(self.lock), self.daemon.channel]
+        [Some(self.control), Some(self.lock), self.daemon.channel, self.daemon.pidfd]
             .into_iter()
             .chain(generations)
             .chain(listeners)
@@ -216,7 +218,8 @@ impl State {
 
     /// Nothing runs yet.
     pub(crate) fn new(instance: String, directory: PathBuf, nonce: String, (control, lock): (TableFd, TableFd)) -> Self {
-        let daemon = Daemon { argv: Vec::new(), pid: 0, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 };
+        let daemon =
+            Daemon { argv: Vec::new(), pid: 0, pidfd: None, channel: None, greeted: false, deaths: 0, quick_deaths: 0, started_ns: 0 };
         Self {
             instance,
             directory,
