@@ -170,18 +170,11 @@ impl Guard {
             channel.close(); // its end of stream
         }
         let deadline = clock::monotonic_ns() + LAST_WORDS_NS;
-        while process::pidfd(state.daemon.pid).is_ok() && clock::monotonic_ns() < deadline {
-            if let Ok(daemon) = process::pidfd(state.daemon.pid) {
-                let left = deadline.saturating_sub(clock::monotonic_ns());
-                let timeout = Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
-                let _ = poll(&mut [PollFd::new(&daemon, PollFlags::IN)], Some(&timeout));
+        if let Some(daemon) = state.daemon.pidfd {
+            let patience = Timespec { tv_sec: (LAST_WORDS_NS / 1_000_000_000) as i64, tv_nsec: 0 };
+            if poll(&mut [PollFd::new(&daemon, PollFlags::IN)], Some(&patience)) != Ok(1) {
+                let _ = process::signal(daemon, rustix::process::Signal::KILL.as_raw());
             }
-            while let Ok(Some((pid, _))) = process::next_ended() {
-                process::reap(pid);
-            }
-        }
-        if let Ok(daemon) = process::pidfd(state.daemon.pid) {
-            let _ = process::signal(&daemon, rustix::process::Signal::KILL.as_raw());
         }
         // What was killed last is ours to reap, and leaves its cgroup a moment later.
         state.remove_emptied();
