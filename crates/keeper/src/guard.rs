@@ -125,7 +125,7 @@ impl Guard {
             if sources[1].revents().contains(PollFlags::IN) {
                 errand::serve(self.life);
             }
-            while let Some((signal, sender)) = process::next_signal(self.signals)? {
+            while let Some((signal, by_kernel)) = process::next_signal(self.signals)? {
                 if signal == rustix::process::Signal::CHILD.as_raw() {
                     if self.reap()? == Reaped::Keeper {
                         if let Some(status) = self.life.exit_status() {
@@ -137,7 +137,7 @@ impl Guard {
                         }
                     }
                 } else {
-                    let hangup = signal == rustix::process::Signal::HUP.as_raw() && (sender == 0 || terminal_is_gone());
+                    let hangup = signal == rustix::process::Signal::HUP.as_raw() && (by_kernel || terminal_is_gone());
                     self.pass(signal as u8 | if hangup { 0x80 } else { 0 });
                 }
             }

@@ -192,17 +192,17 @@ pub fn signals(signals: &[i32]) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The next signal from [`signals`], with the pid of the process that sent it (0: the kernel, as when a terminal hangs up).
-/// `None`: there is none now.
+/// The next signal from [`signals`], and whether the kernel itself sent it (`SI_KERNEL`), as it does when a terminal hangs up. The pid of
+/// the sender would not tell: it is 0 as well for a process outside of our pid namespace. `None`: there is none now.
 ///
 /// # Errors
 /// `EBADF`.
-pub fn next_signal(signals: impl AsFd) -> Result<Option<(i32, u32)>, Errno> {
+pub fn next_signal(signals: impl AsFd) -> Result<Option<(i32, bool)>, Errno> {
     let mut bytes = [0_u8; size_of::<libc::signalfd_siginfo>()];
     match rustix::io::retry_on_intr(|| rustix::io::read(signals.as_fd(), &mut bytes)) {
         Ok(length) if length == bytes.len() => {
             let field = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
-            Ok(Some((field(0) as i32, field(12)))) // ssi_signo, ssi_pid
+            Ok(Some((field(0) as i32, field(8) as i32 == libc::SI_KERNEL))) // ssi_signo, ssi_code
         }
         Ok(_) | Err(Errno::AGAIN) => Ok(None),
         Err(error) => Err(error),
@@ -252,6 +252,25 @@ mod tests {
         let status = child.wait().expect("wait");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
         assert_eq!(signal(&handle, libc::SIGTERM), Err(Errno::SRCH));
+    }
+
+    #[test]
+    fn a_sender_outside_of_our_pid_namespace_is_not_the_kernel() {
+        let watched = signals(&[libc::SIGHUP]).expect("signalfd");
+        // What the receiver sees of such a sender: SI_USER, pid 0. To this thread alone, which has the signal blocked.
+        // SAFETY: `siginfo_t` is plain data for which all zero bytes are valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        (info.si_signo, info.si_code) = (libc::SIGHUP, libc::SI_USER);
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        // SAFETY: `info` is initialised and lives through the call.
+        let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, std::process::id(), thread, libc::SIGHUP, &raw const info) };
+        assert_eq!(sent, 0);
+        assert_eq!(next_signal(&watched), Ok(Some((libc::SIGHUP, false))));
+        info.si_code = libc::SI_KERNEL;
+        // SAFETY: as above.
+        let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, std::process::id(), thread, libc::SIGHUP, &raw const info) };
+        assert_eq!(sent, 0);
+        assert_eq!(next_signal(&watched), Ok(Some((libc::SIGHUP, true))));
     }
 
     #[test]
