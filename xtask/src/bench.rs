@@ -48,6 +48,12 @@ struct Options {
     /// Only these contestants: stayput, script, supervisord, supervisord-fcgi, circus
     #[arg(long, value_delimiter = ',', value_enum)]
     contestants: Vec<contestant::Contestant>,
+    /// Only these events: restart, kill, keep-alive
+    #[arg(long, value_delimiter = ',')]
+    events: Vec<String>,
+    /// Seconds of peace before each kill, so that a kill is an accident and not a crash loop, from which supervisors back off [default: 12]
+    #[arg(long)]
+    peace: Option<u64>,
     /// Measure the debug build (no figures worth publishing)
     #[arg(long)]
     debug: bool,
@@ -122,10 +128,11 @@ fn measure(options: &Options) -> Result<(), String> {
     let mut figures = load_figures();
     figures.machine = machine(options.debug);
     if options.wants("restart") {
-        let new = restart::measure(&bench)?;
-        figures.restart.retain(|old| !new.iter().any(|row| row.is_of(old)));
-        figures.restart.extend(new);
-        bench.save(&figures)?;
+        restart::measure(&bench, |row| {
+            figures.restart.retain(|old| !row.is_of(old));
+            figures.restart.push(row);
+            bench.save(&figures)
+        })?;
     }
     if options.wants("stranger") {
         figures.stranger = Some(costs::stranger(&bench)?);

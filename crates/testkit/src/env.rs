@@ -169,7 +169,7 @@ impl TestEnv {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("XDG_STATE_HOME", self.path("home"))
-            .env("STAYPUT_TESTKIT", &self.mark)
+            .env("TESTKIT_MARK", &self.mark)
             .env("TESTKIT_FAULT", self.fault())
             .current_dir(self.path("scratch"))
             .stdin(Stdio::null());

@@ -52,7 +52,12 @@ fn restarts(page: &mut String, figures: &Figures) -> std::fmt::Result {
         let rows: Vec<&Row> = figures.restart.iter().filter(|row| row.event == event && row.keep_alive == keep_alive).collect();
         let Some(first) = rows.first() else { continue };
         writeln!(page, "### {title}\n")?;
-        writeln!(page, "`cargo xtask bench restart --only restart --count {}`\n", first.events)?;
+        let events = match (event, keep_alive) {
+            (Event::Kill, _) => "kill",
+            (Event::Restart, false) => "restart",
+            (Event::Restart, true) => "keep-alive",
+        };
+        writeln!(page, "`cargo xtask bench restart --only restart --events {events} --count {}`\n", first.events)?;
         writeln!(page, "| Server | With | Answered | Lost | of which refused / reset / timed out | Longest gap | p99 | Max | Turnover |")?;
         writeln!(page, "|---|---|---:|---:|---|---:|---:|---:|---:|")?;
         for row in rows {
@@ -62,7 +67,7 @@ fn restarts(page: &mut String, figures: &Figures) -> std::fmt::Result {
         if event == Event::Kill {
             writeln!(
                 page,
-                "A SIGKILL takes the requests that the server had accepted with it; nobody can save those. Everything else waited.\n"
+                "A SIGKILL takes the requests that the server had accepted with it; nobody can save those. Each kill comes after 12 s of peace (`--peace`), so that it is an accident and not a crash loop, from which supervisors back off.\n"
             )?;
         }
         if keep_alive {

@@ -61,13 +61,18 @@ impl Row {
     }
 }
 
-pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, String> {
+/// Gives each row away as soon as it is measured.
+pub(super) fn measure(bench: &Bench, mut done: impl FnMut(Row) -> Result<(), String>) -> Result<(), String> {
     let events = bench.options.count.unwrap_or_else(|| bench.options.repeat(20, 2));
-    let mut rows = Vec::new();
     for server in bench.options.servers() {
         let wanted = |contestant: &Contestant| bench.options.contestants.is_empty() || bench.options.contestants.contains(contestant);
         for contestant in Contestant::ALL.into_iter().filter(wanted) {
-            for (event, keep_alive) in [(Event::Restart, false), (Event::Kill, false), (Event::Restart, true)] {
+            for (name, event, keep_alive) in
+                [("restart", Event::Restart, false), ("kill", Event::Kill, false), ("keep-alive", Event::Restart, true)]
+            {
+                if !bench.options.events.is_empty() && !bench.options.events.iter().any(|wanted| wanted == name) {
+                    continue;
+                }
                 let start = Instant::now();
                 let row = one(bench, server, contestant, event, keep_alive, events)?;
                 println!(
@@ -79,11 +84,11 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, String> {
                     row.seen.as_ref().map(|seen| seen.counts),
                     row.trouble.as_deref().unwrap_or_default()
                 );
-                rows.push(row);
+                done(row)?;
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 fn one(bench: &Bench, server: Server, contestant: Contestant, event: Event, keep_alive: bool, events: u32) -> Result<Row, String> {
@@ -98,7 +103,11 @@ fn one(bench: &Bench, server: Server, contestant: Contestant, event: Event, keep
     answering(server, port).map_err(|why| format!("{} with {}: {why}", server.name(), contestant.name()))?;
     let load = plan.start().map_err(|error| error.to_string())?;
     let mut turnovers = Vec::new();
+    let peace = Duration::from_secs(bench.options.peace.unwrap_or_else(|| bench.options.repeat(12, 0).into()));
     for _ in 0..events {
+        if event == Event::Kill {
+            std::thread::sleep(peace);
+        }
         match turn(&rig, &load, server, port, event) {
             Ok(turnover) => turnovers.push(turnover),
             Err(why) => {
