@@ -5,8 +5,11 @@ use std::time::Duration;
 
 /// Wait before the second try in a row.
 pub const FIRST: Duration = Duration::from_millis(100);
-/// Longest wait, before jitter.
+/// Longest wait, before jitter, after runs that never became ready.
 pub const CAP: Duration = Duration::from_secs(30);
+/// Longest wait, before jitter, after a run that had become ready. It can serve, and connections wait for it: a pause that
+/// keeps a crash loop from being tight is enough.
+pub const CAP_AFTER_READY: Duration = Duration::from_secs(1);
 /// A run that served for so long was good: the count starts anew, and the next start is immediate.
 pub const GOOD_RUN: Duration = Duration::from_secs(10);
 
@@ -29,15 +32,20 @@ impl Backoff {
     }
 
     /// A run ended that had served for `served` (zero if it never became ready). Returns the wait before the next start: zero
-    /// after a good run, else ±20 % around 100 ms, 200 ms, … 30 s.
+    /// after a good run and after the first crash of one that was ready, else ±20 % around 100 ms, 200 ms, … up to its cap.
     pub fn after_run(&mut self, served: Duration) -> Duration {
+        let was_ready = served > Duration::ZERO;
         if served >= GOOD_RUN {
             self.failures = 0;
             return Duration::ZERO;
         }
-        let exponent = self.failures.min(16);
+        let before = self.failures;
         self.failures = self.failures.saturating_add(1);
-        let wait = FIRST.saturating_mul(1 << exponent).min(CAP);
+        if was_ready && before == 0 {
+            return Duration::ZERO;
+        }
+        let (exponent, cap) = if was_ready { (before - 1, CAP_AFTER_READY) } else { (before, CAP) };
+        let wait = FIRST.saturating_mul(1 << exponent.min(16)).min(cap);
         // 80 % to 120 % in steps of 1/1024.
         wait * (819 + (self.random() % 411) as u32) / 1024
     }
@@ -80,6 +88,18 @@ mod tests {
         }
         assert_eq!(backoff.after_run(GOOD_RUN), Duration::ZERO);
         assert!(backoff.after_run(Duration::from_secs(1)) <= FIRST * 121 / 100);
+    }
+
+    #[test]
+    fn what_was_ready_comes_back_soon_however_often_it_is_killed() {
+        let mut backoff = Backoff::new(7);
+        let served = Duration::from_millis(1500);
+        assert_eq!(backoff.after_run(served), Duration::ZERO);
+        for n in 0..20_u32 {
+            let ideal = FIRST.saturating_mul(1 << n.min(16)).min(CAP_AFTER_READY);
+            let wait = backoff.after_run(served);
+            assert!(wait >= ideal * 79 / 100 && wait <= ideal * 121 / 100, "crash {n}: {wait:?} around {ideal:?}");
+        }
     }
 
     #[test]
