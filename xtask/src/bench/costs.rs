@@ -197,7 +197,7 @@ fn bare_rate(bench: &Bench, server: Server, keep_alive: bool) -> Result<f64, Str
     let port = env.port();
     // In a session of its own, as every service is: the kernel's autogroups share the processors between sessions, and a server in
     // the session of its load would get another share.
-    let mut command = env.as_user("setsid".as_ref(), &env.server(server, port));
+    let mut command = env.as_user("setsid".as_ref(), env.server(server, port));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
     let ready = wait::until_true("the bare server", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let result = ready.and_then(|()| rate(port, keep_alive));
