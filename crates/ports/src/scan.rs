@@ -22,7 +22,7 @@ use crate::facts::Via;
 /// The fds that the first look covers.
 const LOW: std::ops::Range<i32> = 3..9;
 /// Holes in an fd table that the first look forgives.
-const SLACK: i32 = 2;
+const SLACK: i32 = 1;
 /// More threads than this fight for the same kernel locks.
 const MOST_THREADS: usize = 8;
 /// So many processes are looked into in about the time that a thread takes to start and end.
@@ -30,7 +30,7 @@ const WORTH_A_THREAD: usize = 64;
 /// With more files than this, comparing is no cheaper than reading links.
 const MOST_COMPARED: usize = 4;
 /// Most fd tables are dense from the bottom; after so many holes in a row the rest is looked for elsewhere.
-const MOST_HOLES: usize = 8;
+const MOST_HOLES: usize = 3;
 /// Shells keep files of their own out of the way at 255 and below, and their children inherit some: worth a guess before
 /// the directory is listed, which costs as much as fifty comparisons.
 const SHELLS: std::ops::RangeInclusive<i32> = 248..=255;
