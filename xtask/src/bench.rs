@@ -1,8 +1,10 @@
-//! `cargo xtask bench restart`: what a restart costs the clients, with stayput and with what people use today, and what stayput itself costs. Writes
-//! `docs/bench/restart.json` and from it `docs/BENCHMARKS.md`. Everything runs as an ordinary user, on loopback, bounded in time.
+//! `cargo xtask bench restart`: what a restart costs the clients, with stayput and with what people use today, and what stayput itself costs;
+//! `cargo xtask bench ports`: what port questions cost. Each writes its figures to `docs/bench/` and from all of them `docs/BENCHMARKS.md`. Restarts
+//! run as an ordinary user, everything on loopback, bounded in time.
 
 mod contestant;
 mod costs;
+mod ports;
 mod render;
 mod restart;
 
@@ -27,6 +29,8 @@ pub(crate) struct Arguments {
 enum What {
     /// Restarts under load, beside other supervisors; and what stayput costs
     Restart(Options),
+    /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
+    Ports(ports::Options),
     /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
     Render,
 }
@@ -108,6 +112,11 @@ struct Machine {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     match &arguments.what {
         What::Restart(options) => measure(options)?,
+        What::Ports(options) => {
+            if ports::run(options)? {
+                render::write(&load_figures())?;
+            }
+        }
         What::Render => render::write(&load_figures())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,6 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and scripts")]
 
 mod bench;
-mod bench_ports;
 mod dist;
 mod setup;
 mod test;
@@ -20,13 +19,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
-    BenchPorts(bench_ports::Arguments),
     /// Installs what the tests need: Debian packages (as root), a Python environment and a Go server under target/
     Setup(setup::Arguments),
     /// Sets up, then runs every test of the workspace
     Test(test::Arguments),
-    /// Measures: `bench restart` beside other supervisors
+    /// Measures: `bench restart` beside other supervisors, `bench ports` beside lsof, fuser and ss
     Bench(bench::Arguments),
     /// Builds a static binary to copy, proves that it runs in an empty root, and lists the licences of what is in it
     Dist,
@@ -34,7 +31,6 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::BenchPorts(arguments) => bench_ports::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),

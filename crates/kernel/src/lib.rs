@@ -21,6 +21,7 @@ pub mod bind_probe;
 pub mod kcmp;
 pub mod local_time;
 pub mod netlink;
+pub mod noise;
 pub mod probe;
 pub mod procfs;
 pub mod sock_diag;

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 pub use fds::{FdScan, SocketFd};
+pub(crate) use parse::socket_inode;
 pub use parse::{Stat, Status, parse_stat, parse_status, split_nul, unix_scm_fds, uring_sockets};
 
 /// A process id as the kernel counts it in the namespace of the mounted /proc.

@@ -29,11 +29,15 @@ use std::time::Duration;
 
 use crate::netlink::{Dump, Error, Netlink, push_attribute};
 
+pub(crate) use parse::encode_exact;
 pub use parse::parse_inet;
 pub use unix::{UnixSocket, parse_unix};
 
 /// `SOCK_DIAG_BY_FAMILY`: the type of requests and of replies.
 const BY_FAMILY: u16 = 20;
+/// `TCPDIAG_GETSOCK` (linux/inet_diag.h): the request from before `SOCK_DIAG_BY_FAMILY`, and the only one that dumps the TCP
+/// sockets of both families in one walk (`inet_diag_dump_compat` in net/ipv4/inet_diag.c). Replies have this type, too.
+const TCP_OF_ANY_FAMILY: u16 = 18;
 /// `SOCK_DESTROY` (linux/sock_diag.h).
 const DESTROY: u16 = 21;
 /// `INET_DIAG_REQ_BYTECODE`.
@@ -241,7 +245,8 @@ impl Socket {
 /// What to ask for.
 #[derive(Debug, Clone)]
 pub struct Query {
-    family: Family,
+    /// `None`: both.
+    family: Option<Family>,
     protocol: Protocol,
     states: States,
     ports: Option<RangeInclusive<u16>>,
@@ -251,7 +256,13 @@ pub struct Query {
 impl Query {
     /// Sockets of one family and protocol in any of `states`.
     pub fn new(family: Family, protocol: Protocol, states: States) -> Self {
-        Self { family, protocol, states, ports: None, tcp_info: false }
+        Self { family: Some(family), protocol, states, ports: None, tcp_info: false }
+    }
+
+    /// TCP sockets of both families in any of `states`: the kernel walks its tables once instead of twice. On a machine
+    /// without IPv6 the answer has IPv4's alone.
+    pub fn tcp(states: States) -> Self {
+        Self { family: None, protocol: Protocol::Tcp, states, ports: None, tcp_info: false }
     }
 
     /// The protocol that is asked for.
@@ -279,31 +290,44 @@ impl Query {
         self
     }
 
-    /// `struct inet_diag_req_v2` and its attributes.
-    fn encode(&self) -> Vec<u8> {
+    /// Type of the request, and its payload: `struct inet_diag_req_v2`, or `struct inet_diag_req` for both families; then the
+    /// attributes.
+    fn encode(&self) -> (u16, Vec<u8>) {
         // INET_DIAG_SHUTDOWN (8) and, for tcp_info, INET_DIAG_INFO (2): bit n-1. The rest comes unasked.
         let extensions = 1 << 7 | u8::from(self.tcp_info) << 1;
         let mut out = Vec::with_capacity(96);
         let small = u8::try_from(self.protocol.number());
-        out.extend_from_slice(&[family_number(self.family), small.unwrap_or(u8::MAX), extensions, 0]);
-        out.extend_from_slice(&self.states.bits().to_ne_bytes());
-        out.resize(REQUEST, 0);
+        let (kind, source_port) = if let Some(family) = self.family {
+            out.extend_from_slice(&[family_number(family), small.unwrap_or(u8::MAX), extensions, 0]);
+            out.extend_from_slice(&self.states.bits().to_ne_bytes());
+            out.resize(REQUEST, 0);
+            (BY_FAMILY, 8)
+        } else {
+            out.extend_from_slice(&[0, 0, 0, extensions]);
+            out.resize(4 + SOCKET_ID, 0);
+            out.extend_from_slice(&self.states.bits().to_ne_bytes());
+            // idiag_dbs, which nobody reads.
+            out.extend_from_slice(&[0; 4]);
+            (TCP_OF_ANY_FAMILY, 4)
+        };
         if let Some(ports) = &self.ports {
             if ports.start() == ports.end() {
                 // idiag_sport: the listening and the bound tables are walked by it before the bytecode runs.
-                out[8..10].copy_from_slice(&ports.start().to_be_bytes());
+                out[source_port..source_port + 2].copy_from_slice(&ports.start().to_be_bytes());
             }
             push_attribute(&mut out, REQ_BYTECODE, &port_filter(ports));
         }
         if small.is_err() {
             push_attribute(&mut out, REQ_PROTOCOL, &self.protocol.number().to_ne_bytes());
         }
-        out
+        (kind, out)
     }
 }
 
+/// Length of `struct inet_diag_sockid`.
+const SOCKET_ID: usize = 48;
 /// Length of `struct inet_diag_req_v2`.
-const REQUEST: usize = 56;
+pub(crate) const REQUEST: usize = 56;
 
 const fn family_number(family: Family) -> u8 {
     match family {
@@ -355,7 +379,8 @@ impl SockDiag {
     /// # Errors
     /// The call failed, or the kernel lacks this family or protocol (ENOENT, EINVAL).
     pub fn each(&mut self, query: &Query, mut on: impl FnMut(Socket)) -> Result<Dump, Error> {
-        self.netlink.dump("list sockets", BY_FAMILY, &query.encode(), |message| {
+        let (kind, payload) = query.encode();
+        self.netlink.dump("list sockets", kind, &payload, |message| {
             if let Some(mut socket) = parse_inet(message.payload) {
                 socket.protocol = query.protocol;
                 on(socket);
@@ -393,7 +418,7 @@ impl SockDiag {
     /// # Errors
     /// EPERM without CAP_NET_ADMIN; ENOENT if the socket is gone; EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
     pub fn destroy(&mut self, socket: &Socket) -> Result<(), Error> {
-        self.netlink.request("destroy the socket", DESTROY, &parse::encode_exact(socket))
+        self.netlink.request("destroy the socket", DESTROY, &encode_exact(socket))
     }
 }
 

@@ -14,7 +14,8 @@ use crate::bind::{Server, Transport};
 use crate::cgroup;
 use crate::elsewhere;
 use crate::explain;
-use crate::facts::{ElsewhereListener, Holder, Manager, PortSocket, Process, Role, StayputService, Unreadable, Via};
+use crate::facts::{ElsewhereListener, Holder, PortSocket, Process, Role, Unreadable, Via};
+use crate::keepers;
 use crate::owners;
 use crate::process::Describer;
 use crate::report::{Decides, Error, Options, Report};
@@ -56,7 +57,7 @@ fn inspect_once(ports: &[u16], options: &Options, first: &mut dyn FnMut(&str), a
     let listening = !urgent.is_empty();
     if !listening {
         // Without a listener few questions are left; often none that needs a process.
-        sockets.extend(look.connections()?);
+        sockets.extend(look.connections(&mut diag)?);
         urgent = holding(&sockets);
     }
     let mut scan = Scan::default();
@@ -74,7 +75,7 @@ fn inspect_once(ports: &[u16], options: &Options, first: &mut dyn FnMut(&str), a
                 if let Some(sentence) = &early {
                     first(sentence);
                 }
-                if let Ok(more) = look.connections() {
+                if let Ok(more) = look.connections(&mut diag) {
                     sockets.extend(more);
                 }
             }
@@ -148,55 +149,43 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn query(&self, family: Family, protocol: Protocol, states: States) -> Query {
+    /// Only sockets near the wanted ports; the kernel knows one range.
+    fn within(&self, query: Query) -> Query {
         let lowest = self.wanted.iter().copied().min().unwrap_or(0);
         let highest = self.wanted.iter().copied().max().unwrap_or(0);
-        Query::new(family, protocol, states).ports(lowest..=highest)
+        query.ports(lowest..=highest)
     }
 
     /// TCP listeners and UDP sockets: their tables are small or sorted by port, so this is a cheap question.
     fn servers_of(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
         let mut found = Vec::new();
-        for family in Family::ALL {
-            let tcp = self.query(family, Protocol::Tcp, States::LISTEN).with_tcp_info();
-            for query in [tcp, self.query(family, Protocol::Udp, States::ALL)] {
-                let asked = diag.each(&query, |raw| {
-                    if self.wanted.contains(&raw.local.port()) {
-                        found.push(PortSocket::new(raw));
-                    }
-                });
-                // A kernel without IPv6 or without udp_diag refuses that one question.
-                if let Err(error) = asked
-                    && (family, query.protocol()) == (Family::V4, Protocol::Tcp)
-                {
-                    return Err(error.into());
+        let mut ask = |query: Query| {
+            diag.each(&self.within(query), |raw| {
+                if self.wanted.contains(&raw.local.port()) {
+                    found.push(PortSocket::new(raw));
                 }
-            }
+            })
+        };
+        ask(Query::tcp(States::LISTEN).with_tcp_info())?;
+        for family in Family::ALL {
+            // A kernel without IPv6 or without udp_diag refuses that one question.
+            let _ = ask(Query::new(family, Protocol::Udp, States::ALL));
         }
+        // The kernel's order is that of its hash tables.
+        found.sort_by_key(|socket| (socket.transport, socket.raw.family, socket.local));
         Ok(found)
     }
 
-    /// TCP sockets in all other states, bound ones included, alike ones counted together. The kernel walks all its sockets,
-    /// once per family: both at the same time.
-    fn connections(&self) -> Result<Vec<PortSocket>, Error> {
-        let ask = |family| -> Result<Vec<PortSocket>, Error> {
-            let mut kept = Kept::default();
-            SockDiag::open()?.each(&self.query(family, Protocol::Tcp, States::CONNECTIONS | States::BOUND_ONLY), |raw| {
-                if self.wanted.contains(&raw.local.port()) {
-                    kept.add(raw);
-                }
-            })?;
-            Ok(kept.finish())
-        };
-        std::thread::scope(|scope| {
-            let six = scope.spawn(|| ask(Family::V6));
-            let mut found = ask(Family::V4)?;
-            // A kernel without IPv6 refuses that question.
-            if let Ok(Ok(six)) = six.join() {
-                found.extend(six);
+    /// TCP sockets in all other states, bound ones included, alike ones counted together. The kernel walks all its sockets, so
+    /// it is asked once for both families.
+    fn connections(&self, diag: &mut SockDiag) -> Result<Vec<PortSocket>, Error> {
+        let mut kept = Kept::default();
+        diag.each(&self.within(Query::tcp(States::CONNECTIONS | States::BOUND_ONLY)), |raw| {
+            if self.wanted.contains(&raw.local.port()) {
+                kept.add(raw);
             }
-            Ok(found)
-        })
+        })?;
+        Ok(kept.finish())
     }
 
     /// All processes, likely owners first: those in the cgroup where a socket was made, then its user's, then the rest.
@@ -268,7 +257,7 @@ impl Look<'_> {
         if missing.is_empty() {
             return false;
         }
-        let (Ok(mut now), Ok(others)) = (self.servers_of(diag), self.connections()) else { return false };
+        let (Ok(mut now), Ok(others)) = (self.servers_of(diag), self.connections(diag)) else { return false };
         now.extend(others);
         let still: HashSet<u64> = now.iter().map(|socket| socket.raw.cookie).collect();
         !missing.is_subset(&still)
@@ -420,11 +409,11 @@ impl Look<'_> {
                 Some(Holder { process, via, role, sockets })
             })
             .collect();
-        adopt(&mut holders);
+        keepers::adopt(&mut holders);
         // Who listens comes first, strays last, the oldest of equals first: the master before its workers.
         holders.sort_by_key(|holder| {
             let Process { pid, start_ticks, stray, .. } = &holder.process;
-            (holder.role, holder.via, stray.is_some(), is_keeper(&holder.process), *start_ticks, *pid)
+            (holder.role, holder.via, stray.is_some(), keepers::is_keeper(&holder.process), *start_ticks, *pid)
         });
         holders
     }
@@ -449,31 +438,6 @@ impl Look<'_> {
             });
         }
         out
-    }
-}
-
-/// One of stayput's own processes, not a service of it.
-fn is_keeper(process: &Process) -> bool {
-    matches!(&process.manager, Some(Manager::Stayput(service)) if service.generation.is_empty())
-}
-
-/// stayput's own processes hold duplicates of their services' listeners: they are no holders to be stopped, whoever the
-/// service is. Its name is found where the service itself has the same socket.
-fn adopt(holders: &mut [Holder]) {
-    let services: Vec<(Vec<usize>, StayputService)> = holders
-        .iter()
-        .filter_map(|holder| match &holder.process.manager {
-            Some(Manager::Stayput(service)) => Some((holder.sockets.clone(), service.clone())),
-            _ => None,
-        })
-        .collect();
-    for holder in holders.iter_mut().filter(|holder| holder.process.manager.is_none() && holder.process.name == "stayput") {
-        let shared = services.iter().find(|(sockets, _)| sockets.iter().any(|index| holder.sockets.contains(index)));
-        let nameless = StayputService { service: String::new(), instance: String::new(), generation: String::new() };
-        let mut service = shared.map_or(nameless, |(_, service)| service.clone());
-        // The duplicate is of no generation.
-        service.generation.clear();
-        holder.process.manager = Some(Manager::Stayput(service));
     }
 }
 

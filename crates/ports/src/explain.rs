@@ -9,6 +9,7 @@ use stayput_kernel::procfs::Proc;
 
 use crate::bind::Transport;
 use crate::facts::{Holder, Manager, PortSocket, Process, Role};
+use crate::keepers;
 use crate::report::{Report, Step};
 use crate::verdict::{Basis, Outcome, Verdict};
 
@@ -254,11 +255,8 @@ fn listeners(report: &Report, notes: &mut Vec<String>) {
     let group: Vec<&&PortSocket> = listeners.iter().filter(shared).collect();
     if group.len() > 1 {
         let steered = report.holders.iter().any(|holder| matches!(holder.process.manager, Some(Manager::Stayput(_))));
-        notes.push(if steered {
-            format!("{} listeners are in the port's SO_REUSEPORT group; stayput steers connections among them", group.len())
-        } else {
-            format!("{} listeners share the port by SO_REUSEPORT: the kernel spreads connections over all of them", group.len())
-        });
+        let anchors = group.iter().filter(|socket| keepers::is_anchor(socket, &report.holders)).count();
+        notes.push(sharing(group.len() - anchors, anchors, steered));
         for socket in group {
             let Some(holder) =
                 report.holders.iter().find(|holder| socket.pids.value().is_some_and(|pids| pids.contains(&holder.process.pid)))
@@ -276,6 +274,16 @@ fn listeners(report: &Report, notes: &mut Vec<String>) {
     }
     if listeners.iter().any(|socket| socket.mptcp) {
         notes.push("the listener is MPTCP (Go's default); it takes TCP's ports".to_owned());
+    }
+}
+
+/// What `takers` listeners in one SO_REUSEPORT group mean, beside `anchors` of stayput that take nothing.
+fn sharing(takers: usize, anchors: usize, steered: bool) -> String {
+    match (takers, anchors) {
+        (0, _) => "stayput alone listens, and takes no connection: it keeps the port for its service".to_owned(),
+        (1, 1..) => "the other listener is stayput's own: it takes no connection and keeps the port while the service restarts".to_owned(),
+        _ if steered => format!("{takers} listeners are in the port's SO_REUSEPORT group; stayput steers connections among them"),
+        _ => format!("{takers} listeners share the port by SO_REUSEPORT: the kernel spreads connections over all of them"),
     }
 }
 
@@ -371,6 +379,14 @@ mod tests {
         assert_eq!(ranges.reserved, [8080..=8080, 40000..=40010]);
         assert!(ranges.is_up_for_grabs(39999) && !ranges.is_up_for_grabs(40005) && !ranges.is_up_for_grabs(5000));
         assert_eq!(parse_ranges("\n"), []);
+    }
+
+    #[test]
+    fn an_anchor_is_no_second_server() {
+        assert!(sharing(1, 1, true).contains("takes no connection"));
+        assert!(sharing(0, 2, true).contains("keeps the port"));
+        assert!(sharing(2, 1, true).starts_with("2 listeners are in"));
+        assert!(sharing(2, 0, false).contains("spreads connections"));
     }
 
     #[test]

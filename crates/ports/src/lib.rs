@@ -26,6 +26,7 @@ mod elsewhere;
 pub mod explain;
 pub mod facts;
 pub mod free;
+mod keepers;
 pub mod listing;
 mod owners;
 pub mod process;

@@ -94,12 +94,8 @@ pub fn list(unix: bool, filter: &Filter) -> Result<Listing, Error> {
     let proc = Proc::open()?;
     let mut diag = SockDiag::open()?;
     let mut sockets = Vec::new();
+    diag.each(&Query::tcp(States::LISTEN).with_tcp_info(), |raw| sockets.push(PortSocket::new(raw)))?;
     for family in Family::ALL {
-        let tcp = Query::new(family, Protocol::Tcp, States::LISTEN).with_tcp_info();
-        let asked = diag.each(&tcp, |raw| sockets.push(PortSocket::new(raw)));
-        if let (Err(error), Family::V4) = (asked, family) {
-            return Err(error.into());
-        }
         let udp = Query::new(family, Protocol::Udp, States::UNCONNECTED);
         // Absent where the kernel has no udp_diag.
         let _ = diag.each(&udp, |raw| sockets.push(PortSocket::new(raw)));

@@ -21,12 +21,16 @@ use crate::facts::Via;
 
 /// The fds that the first look covers.
 const LOW: std::ops::Range<i32> = 3..9;
+/// Holes in an fd table that the first look forgives.
+const SLACK: i32 = 1;
 /// More threads than this fight for the same kernel locks.
 const MOST_THREADS: usize = 8;
+/// So many processes are looked into in about the time that a thread takes to start and end.
+const WORTH_A_THREAD: usize = 64;
 /// With more files than this, comparing is no cheaper than reading links.
 const MOST_COMPARED: usize = 4;
 /// Most fd tables are dense from the bottom; after so many holes in a row the rest is looked for elsewhere.
-const MOST_HOLES: usize = 8;
+const MOST_HOLES: usize = 3;
 /// Shells keep files of their own out of the way at 255 and below, and their children inherit some: worth a guess before
 /// the directory is listed, which costs as much as fifty comparisons.
 const SHELLS: std::ops::RangeInclusive<i32> = 248..=255;
@@ -53,7 +57,7 @@ pub struct Scan {
     pub readable: usize,
     /// Processes that could not, for lack of rights.
     pub denied: Vec<Pid>,
-    /// Processes with fds that the first look left: how many fds there are, how many the look saw.
+    /// Processes with fds that the first look left.
     rest: Vec<Rest>,
 }
 
@@ -61,8 +65,11 @@ pub struct Scan {
 #[derive(Debug, Clone, Copy)]
 struct Rest {
     pid: Pid,
+    /// How many fds there are.
     open: usize,
+    /// How many of them the look saw, from `LOW.start` to this number (exclusive).
     seen: usize,
+    end: i32,
 }
 
 impl Scan {
@@ -83,7 +90,7 @@ impl Scan {
 
 /// Hands every item to `work` in as many threads as pay; gathers what they made.
 fn in_parallel<I: Copy + Sync, T: Send>(items: &[I], work: impl Fn(&mut dyn FnMut() -> Option<I>) -> T + Sync) -> Vec<T> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(items.len() / 16 + 1);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(items.len() / WORTH_A_THREAD + 1);
     let counter = AtomicUsize::new(0);
     let run = || work(&mut || items.get(counter.fetch_add(1, Ordering::Relaxed)).copied());
     std::thread::scope(|scope| {
@@ -97,11 +104,12 @@ fn in_parallel<I: Copy + Sync, T: Send>(items: &[I], work: impl Fn(&mut dyn FnMu
 /// Looks at the low fds of every process of `pids`, in that order. Sockets in `urgent` are also sent through `found` as soon
 /// as they are seen.
 pub fn first_look<S: BuildHasher + Sync>(proc: &Proc, pids: &[Pid], urgent: &HashSet<u32, S>, found: Option<&Sender<Hit>>) -> Scan {
+    let counted = proc.counts_fds();
     // Each thread gets a sender of its own.
     let senders = std::sync::Mutex::new(found.cloned());
     let parts = in_parallel(pids, |next| {
         let found = senders.lock().ok().and_then(|sender| sender.clone());
-        let mut look = Look { proc, urgent, found, out: Scan::default() };
+        let mut look = Look { proc, urgent, found, counted, out: Scan::default() };
         while let Some(pid) = next() {
             look.at(pid);
         }
@@ -123,6 +131,8 @@ struct Look<'a, S> {
     proc: &'a Proc,
     urgent: &'a HashSet<u32, S>,
     found: Option<Sender<Hit>>,
+    /// The kernel counts open fds.
+    counted: bool,
     out: Scan,
 }
 
@@ -147,12 +157,14 @@ impl<S: BuildHasher> Look<'_, S> {
             // Nothing open: a kernel thread, a zombie, or a process whose main thread is gone while others live. Kernels
             // before 6.2 do not count, and get their one and only look here.
             let mut any = false;
-            let result = scan.sockets(|socket| {
-                any = true;
-                self.hit(pid, socket, Via::Fd);
-            });
-            if let Err(errno) = result {
-                return self.failed(pid, is_denied(errno));
+            if !self.counted {
+                let result = scan.sockets(|socket| {
+                    any = true;
+                    self.hit(pid, socket, Via::Fd);
+                });
+                if let Err(errno) = result {
+                    return self.failed(pid, is_denied(errno));
+                }
             }
             self.out.readable += 1;
             if !any {
@@ -160,11 +172,13 @@ impl<S: BuildHasher> Look<'_, S> {
             }
             return;
         };
-        match scan.sockets_in(LOW, |socket| self.hit(pid, socket, Via::Fd)) {
+        // Of few fds most are the standard three; numbers far above their count are for the later passes.
+        let end = LOW.end.min(i32::try_from(open).map_or(LOW.end, |open| open.saturating_add(SLACK))).max(LOW.start);
+        match scan.sockets_in(LOW.start..end, |socket| self.hit(pid, socket, Via::Fd)) {
             Ok(seen) => {
                 self.out.readable += 1;
                 if seen < open {
-                    self.out.rest.push(Rest { pid, open, seen });
+                    self.out.rest.push(Rest { pid, open, seen, end });
                 }
             }
             Err(errno) => self.failed(pid, is_denied(errno)),
@@ -259,7 +273,7 @@ fn compared(proc: &Proc, rest: Rest, known: &[Hit]) -> Result<Vec<Hit>, Errno> {
     let mut next = 0;
     let mut holes = 0;
     while seen < rest.open && holes < MOST_HOLES {
-        if !LOW.contains(&next) {
+        if !(LOW.start..rest.end).contains(&next) {
             let open = compare(next)?;
             seen += usize::from(open);
             holes = if open { 0 } else { holes + 1 };
@@ -294,7 +308,7 @@ pub fn second_look<S: BuildHasher>(proc: &Proc, scan: &mut Scan, only: Option<&H
             // Whoever vanishes in between holds nothing any more.
             if let Ok(fds) = proc.scan_fds(rest.pid) {
                 let low = fds.sockets_in(0..LOW.start, &mut hit).unwrap_or(0);
-                let _ = fds.sockets_from(LOW.end, rest.seen + low, &mut hit);
+                let _ = fds.sockets_from(rest.end, rest.seen + low, &mut hit);
             }
         }
         hits

@@ -10,6 +10,7 @@ use std::time::Duration;
 use stayput_ports::bind::Transport;
 use stayput_ports::facts::Manager;
 use stayput_ports::free::{self, Destroyed, Plan, Stopped};
+use stayput_ports::report::Step;
 use stayput_ports::{Options, Outcome, Report, inspect};
 
 use super::{wait, why};
@@ -87,8 +88,11 @@ fn describe(plan: &Plan, args: &Args) -> String {
             let _ = writeln!(out, "    {stray}");
         }
     }
-    for (holder, step) in &plan.managed {
-        let _ = writeln!(out, "  not touched: {}\n    {}: $ {}", why::holder_line(holder), step.why, step.command);
+    for step in steps(plan) {
+        for (holder, _) in plan.managed.iter().filter(|(_, other)| other.command == step.command) {
+            let _ = writeln!(out, "  not touched: {}", why::holder_line(holder));
+        }
+        let _ = writeln!(out, "    {}: $ {}", step.why, step.command);
     }
     for holder in &plan.clients {
         let _ = writeln!(out, "  not touched: {} is a client that uses the port for its own connection", why::holder_line(holder));
@@ -104,6 +108,17 @@ fn describe(plan: &Plan, args: &Args) -> String {
     out
 }
 
+/// What to do about managed processes: each command once, however many processes it stands for.
+fn steps(plan: &Plan) -> Vec<&Step> {
+    let mut steps: Vec<&Step> = Vec::new();
+    for (_, step) in &plan.managed {
+        if steps.iter().all(|known| known.command != step.command) {
+            steps.push(step);
+        }
+    }
+    steps
+}
+
 /// Plans without anything that we would do ourselves, each with its own sentence.
 fn nothing_to_do(plan: &Plan, args: &Args) -> Result<Option<ExitCode>, Error> {
     let port = plan.port;
@@ -112,10 +127,8 @@ fn nothing_to_do(plan: &Plan, args: &Args) -> Result<Option<ExitCode>, Error> {
     }
     if !plan.managed.is_empty() {
         let mut error = Error::new(Kind::Failed, format!("port {port} is held by a process that is managed elsewhere; nothing was done"));
-        let mut commands: Vec<&str> = plan.managed.iter().map(|(_, step)| step.command.as_str()).collect();
-        commands.dedup();
-        for command in commands {
-            error = error.hint(format!("run `{command}`"));
+        for step in steps(plan) {
+            error = error.hint(format!("run `{}`", step.command));
         }
         let others = plan.managed.iter().any(|(holder, _)| !matches!(holder.process.manager, Some(Manager::Stayput(_))));
         return Err(if others { error.hint("--anyway sends SIGTERM nevertheless") } else { error });

@@ -47,6 +47,11 @@ impl Proc {
         self.fd_dir(pid, &format!("{pid}/task/{tid}/fd"))
     }
 
+    /// Whether this kernel says how many fds a process has ([`FdScan::count`], Linux 6.2): then no count means none.
+    pub fn counts_fds(&self) -> bool {
+        self.fd_dir(0, "self/fd").is_ok_and(|scan| scan.count().is_some())
+    }
+
     fn fd_dir(&self, pid: Pid, path: &str) -> Result<FdScan, Error> {
         let wrap = |errno| failed(pid, path.trim_start_matches(|c: char| c.is_ascii_digit() || c == '/'), errno);
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;

@@ -122,7 +122,7 @@ pub fn unix_scm_fds(fdinfo: &[u8]) -> Option<u64> {
 }
 
 /// The inode in `socket:[N]`.
-pub(super) fn socket_inode(link: &[u8]) -> Option<u32> {
+pub(crate) fn socket_inode(link: &[u8]) -> Option<u32> {
     bracketed(link, b"socket:[")?.try_into().ok()
 }
 

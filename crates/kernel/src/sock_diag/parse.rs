@@ -156,7 +156,7 @@ fn tcp_info(bytes: &[u8]) -> Option<TcpInfo> {
 }
 
 /// `struct inet_diag_req_v2` that names exactly `socket`.
-pub(super) fn encode_exact(socket: &Socket) -> Vec<u8> {
+pub(crate) fn encode_exact(socket: &Socket) -> Vec<u8> {
     let mut out = Vec::with_capacity(super::REQUEST);
     let protocol = u8::try_from(socket.protocol.number()).unwrap_or(6);
     out.extend_from_slice(&[family_number(socket.family), protocol, 0, 0]);

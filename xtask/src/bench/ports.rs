@@ -1,4 +1,4 @@
-//! `cargo xtask bench-ports`: how long port questions take, beside lsof, fuser and ss, on this machine as it is and on one
+//! `cargo xtask bench ports`: how long port questions take, beside lsof, fuser and ss, on this machine as it is and on one
 //! with 2,000 processes and 100,000 TCP sockets; and how fast `stayput wait --free` returns.
 //!
 //! Makes its crowd in a network namespace of its own (root): 2,000 processes with 25 connections to themselves each. All of
@@ -7,70 +7,129 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+
+use super::Machine;
+use crate::setup::workspace;
 
 /// Port of the listener that is asked for.
 const PORT: u16 = 5000;
 
 /// What to measure, and how often.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Processes in the crowd; each has 51 sockets
+pub(super) struct Options {
+    /// Processes in the crowd; each has 51 sockets. 0: no crowd, its last figures are kept
     #[arg(long, default_value_t = 2000)]
     processes: usize,
     /// Runs of each command; the median counts
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 21)]
     runs: usize,
-    /// Runs of `stayput wait --free`
+    /// Runs of each command in the crowd, where some take seconds
+    #[arg(long, default_value_t = 5)]
+    crowded_runs: usize,
+    /// Runs of `stayput wait --free`. 0: none, the last figures are kept
     #[arg(long, default_value_t = 1000)]
     waits: usize,
-    /// The program to measure
-    #[arg(long, default_value = "target/release/stayput")]
-    stayput: PathBuf,
+    /// The program to measure; without this a release build of this workspace
+    #[arg(long)]
+    stayput: Option<PathBuf>,
     /// One of the crowd; started by this program itself
     #[arg(long, hide = true)]
     member: Option<usize>,
 }
 
-/// Runs it.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
-    if let Some(number) = arguments.member {
-        return member(number).map(|()| ExitCode::SUCCESS).map_err(|error| format!("member {number}: {error}"));
+/// What was measured.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Figures {
+    pub(super) machine: Machine,
+    pub(super) idle: Table,
+    pub(super) crowded: Option<Crowded>,
+    pub(super) wait_free: Option<Waits>,
+}
+
+/// Port questions side by side.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Table {
+    /// Processes on the machine: all the programs look into each.
+    pub(super) processes: usize,
+    /// Load average before the first run.
+    pub(super) load: String,
+    pub(super) runs: usize,
+    pub(super) rows: Vec<Row>,
+}
+
+/// The times of one command, in milliseconds from its start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) command: String,
+    /// Median of the first line of its answer.
+    pub(super) first_line_ms: f64,
+    /// Median of its end.
+    pub(super) complete_ms: f64,
+    /// The shortest run: what it takes when nothing else wants the processor.
+    pub(super) shortest_ms: f64,
+}
+
+/// The same with many processes and sockets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Crowded {
+    pub(super) tcp_sockets: usize,
+    pub(super) table: Table,
+    /// The highest resident size of `stayput why` that was seen.
+    pub(super) why_memory_kib: u64,
+}
+
+/// `stayput wait --free`: from the close of the listener to the end of the command.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Waits {
+    pub(super) runs: usize,
+    pub(super) median_ms: f64,
+    pub(super) p99_ms: f64,
+    /// How often a bind right after the command's end failed.
+    pub(super) failed_binds: usize,
+}
+
+pub(super) fn load_figures() -> Option<Figures> {
+    serde_json::from_str(&std::fs::read_to_string(path()).ok()?).ok()
+}
+
+fn path() -> PathBuf {
+    workspace().join("docs/bench/ports.json")
+}
+
+/// Measures and writes the figures; false if it was called as one of its own crowd.
+pub(super) fn run(options: &Options) -> Result<bool, String> {
+    if let Some(number) = options.member {
+        return member(number).map(|()| false).map_err(|error| format!("member {number}: {error}"));
     }
-    let stayput = arguments
-        .stayput
-        .canonicalize()
-        .map_err(|error| format!("{}: {error}; build it first: cargo build --release -p stayput", arguments.stayput.display()))?;
+    let stayput = match &options.stayput {
+        Some(path) => path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?,
+        None => super::build(false)?,
+    };
     namespace()?;
+    let mut figures = load_figures().unwrap_or_default();
+    figures.machine = super::machine(false);
     let owner = Crowd::start(1, true)?;
-    let idle = compare("idle", &stayput, arguments.runs)?;
-    let waits = waits(&stayput, arguments.waits)?;
-    println!("\nstarting {} processes …", arguments.processes);
-    let crowd = Crowd::start(arguments.processes, false)?;
-    let crowded = compare("crowded", &stayput, arguments.runs)?;
-    let memory = memory(&stayput)?;
-    println!("\nmemory of `stayput why {PORT}` in the crowd: {memory} KiB (highest VmHWM seen)");
-    drop((crowd, owner));
-    let summary = json!({
-        "machine": {
-            "cpus": std::thread::available_parallelism().map_or(1, usize::from),
-            "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-        },
-        "crowd": { "processes": arguments.processes, "tcp_sockets": arguments.processes * 51 },
-        "runs": arguments.runs,
-        "idle_ms": idle,
-        "crowded_ms": crowded,
-        "why_memory_kib": memory,
-        "wait_free": waits,
-    });
-    let path = Path::new("docs/bench/ports.json");
-    std::fs::create_dir_all("docs/bench").map_err(|error| error.to_string())?;
-    std::fs::write(path, format!("{summary:#}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
-    println!("written: {}", path.display());
-    Ok(ExitCode::SUCCESS)
+    figures.idle = compare("idle", &stayput, options.runs)?;
+    if options.waits > 0 {
+        figures.wait_free = Some(waits(&stayput, options.waits)?);
+    }
+    if options.processes > 0 {
+        println!("\nstarting {} processes …", options.processes);
+        let crowd = Crowd::start(options.processes, false)?;
+        let table = compare("crowded", &stayput, options.crowded_runs)?;
+        let why_memory_kib = memory(&stayput)?;
+        println!("\nmemory of `stayput why {PORT}` in the crowd: {why_memory_kib} KiB (highest VmHWM seen)");
+        figures.crowded = Some(Crowded { tcp_sockets: options.processes * 51, table, why_memory_kib });
+        drop(crowd);
+    }
+    drop(owner);
+    let text = serde_json::to_string_pretty(&figures).map_err(|error| error.to_string())?;
+    std::fs::write(path(), text + "\n").map_err(|error| format!("cannot write {}: {error}", path().display()))?;
+    Ok(true)
 }
 
 /// A network namespace for this thread and all that it starts.
@@ -111,7 +170,7 @@ impl Crowd {
         for number in 0..count {
             let number = if owner { 0 } else { number + 1 };
             let child = Command::new(&program)
-                .args(["bench-ports", "--member", &number.to_string()])
+                .args(["bench", "ports", "--member", &number.to_string()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -147,9 +206,11 @@ fn contenders(stayput: &Path) -> Vec<Contender> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let stayput = stayput.display();
     vec![
+        Contender("true", words("true")),
         Contender("lsof -ti:P", words(&format!("lsof -ti:{PORT}"))),
         Contender("lsof -nP -iTCP:P -sTCP:LISTEN -t", words(&format!("lsof -nP -iTCP:{PORT} -sTCP:LISTEN -t"))),
         Contender("fuser P/tcp", words(&format!("fuser {PORT}/tcp"))),
+        Contender("ss -ltnp", words("ss -ltnp")),
         Contender("ss -ltnp sport = :P", words(&format!("ss -ltnp sport = :{PORT}"))),
         Contender("killport --dry-run P", words(&format!("killport --dry-run {PORT}"))),
         Contender("stayput why P", words(&format!("{stayput} why {PORT}"))),
@@ -158,10 +219,10 @@ fn contenders(stayput: &Path) -> Vec<Contender> {
     ]
 }
 
-/// Runs every contender in turn, `runs` times: median of the first line and of the end, in milliseconds.
-fn compare(name: &str, stayput: &Path, runs: usize) -> Result<Value, String> {
-    println!("\n{name:<36} {:>10} {:>10}", "first line", "complete");
-    let mut result = serde_json::Map::new();
+/// Runs every contender in turn, `runs` times.
+fn compare(name: &str, stayput: &Path, runs: usize) -> Result<Table, String> {
+    let mut table = Table { processes: processes(), load: super::machine(false).load, runs, rows: Vec::new() };
+    println!("\n{:<36} {:>10} {:>10} {:>10}", format!("{name}, {} processes", table.processes), "first line", "complete", "shortest");
     let contenders = contenders(stayput);
     let mut times: Vec<Vec<(f64, f64)>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..runs {
@@ -171,16 +232,27 @@ fn compare(name: &str, stayput: &Path, runs: usize) -> Result<Value, String> {
         }
     }
     for (Contender(label, _), times) in contenders.iter().zip(times) {
-        if times.is_empty() {
-            println!("{label:<36} {:>10} {:>10}", "not here", "-");
+        let Some(shortest) = times.iter().map(|time| time.1).min_by(f64::total_cmp) else {
+            println!("{label:<36} {:>10} {:>10} {:>10}", "not here", "-", "-");
             continue;
-        }
+        };
         let first = median(times.iter().map(|time| time.0).collect());
         let whole = median(times.iter().map(|time| time.1).collect());
-        println!("{label:<36} {first:>10.1} {whole:>10.1}");
-        result.insert((*label).to_owned(), json!({ "first": round(first), "complete": round(whole) }));
+        println!("{label:<36} {first:>10.1} {whole:>10.1} {shortest:>10.1}");
+        table.rows.push(Row {
+            command: (*label).to_owned(),
+            first_line_ms: round(first),
+            complete_ms: round(whole),
+            shortest_ms: round(shortest),
+        });
     }
-    Ok(Value::Object(result))
+    Ok(table)
+}
+
+/// How many processes there are.
+fn processes() -> usize {
+    let is_pid = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    std::fs::read_dir("/proc").map_or(0, |entries| entries.flatten().filter(is_pid).count())
 }
 
 /// One run; `None` if the program is not installed.
@@ -222,7 +294,7 @@ fn memory(stayput: &Path) -> Result<u64, String> {
 }
 
 /// `stayput wait --free` on a listener of ours: from its close to the end of the command, and a bind right after.
-fn waits(stayput: &Path, runs: usize) -> Result<Value, String> {
+fn waits(stayput: &Path, runs: usize) -> Result<Waits, String> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT + 1));
     let (mut times, mut failed) = (Vec::new(), 0);
     for _ in 0..runs {
@@ -250,7 +322,7 @@ fn waits(stayput: &Path, runs: usize) -> Result<Value, String> {
     println!(
         "\nstayput wait --free, {runs} runs: event to exit {middle:.2} ms (median), {late:.2} ms (p99); a bind right after failed {failed} times"
     );
-    Ok(json!({ "runs": runs, "median_ms": round(middle), "p99_ms": round(late), "failed_binds": failed }))
+    Ok(Waits { runs, median_ms: round(middle), p99_ms: round(late), failed_binds: failed })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
