@@ -1,5 +1,5 @@
 //! `cargo xtask setup`: what the tests need and cargo cannot bring. It says aloud what it installs, does nothing twice, and fetches only from
-//! Debian and PyPI (the Go server has no dependencies).
+//! Debian, PyPI and npm (the Go server has no dependencies).
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,11 +25,15 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = &[
-    Tool { program: "python3", package: "python3-venv", without: "http.server, Flask-SocketIO, gunicorn and uvicorn" },
+    Tool { program: "python3", package: "python3-venv", without: "every Python server" },
     Tool { program: "node", package: "nodejs", without: "Node http" },
     Tool { program: "go", package: "golang-go", without: "the static Go server" },
     Tool { program: "strace", package: "strace", without: "faults injected into system calls" },
     Tool { program: "nginx", package: "nginx-light", without: "nginx" },
+    Tool { program: "npm", package: "npm", without: "npm run" },
+    Tool { program: "redis-server", package: "redis-server", without: "Redis" },
+    // `java File.java` wants a compiler, which the runtime alone has not.
+    Tool { program: "javac", package: "default-jdk-headless", without: "Java NIO" },
 ];
 
 /// The root of the workspace.
@@ -47,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         python(&dir, "venv-bench", "requirements-bench.txt")?;
     }
     go_server(&dir)?;
+    node_modules(&dir)?;
     println!("setup: the real servers are ready in {}", dir.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -188,6 +193,19 @@ fn go_server(dir: &Path) -> Result<(), String> {
             .env("GOPROXY", "off")
             .env("GOCACHE", dir.join("go-cache"));
         checked(build)
+    })
+}
+
+/// Beside the copied programs, where Node looks for them.
+fn node_modules(dir: &Path) -> Result<(), String> {
+    let lock = servers_source().join("package-lock.json");
+    let input = std::fs::read_to_string(&lock).map_err(|error| format!("cannot read {}: {error}", lock.display()))?;
+    let servers = dir.join("servers");
+    once(&dir.join("node_modules.stamp"), &input, || {
+        println!("setup: the Node packages of package-lock.json in {}", servers.display());
+        let mut install = Command::new("npm");
+        install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--update-notifier=false"]).current_dir(&servers);
+        checked(install)
     })
 }
 

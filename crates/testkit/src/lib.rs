@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod env;
+pub mod further;
 pub mod load;
 pub mod port;
 pub mod process;

@@ -72,14 +72,28 @@ impl Server {
                 .fold(vec![in_venv("uvicorn")], push),
             Self::Node => vec![installed("node"), source("server.js"), "--port".into(), number],
             Self::Go => vec![set_up(dir.join("go-server")), "-port".into(), number],
-            Self::Nginx => {
-                let config = nginx_config(port, scratch);
-                let prefix = scratch.display().to_string();
-                ["-p", &prefix, "-e", "stderr", "-c", &config].iter().fold(vec![installed("nginx")], push)
-            }
+            Self::Nginx => Self::nginx(port, scratch, NginxListen::OneWorker),
         };
         words
     }
+
+    /// nginx' command line with its workers listening as told.
+    pub(crate) fn nginx(port: u16, scratch: &Path, listen: NginxListen) -> Vec<String> {
+        let program = assets::find_program("nginx").expect("nginx is not installed: run `cargo xtask setup`");
+        let (prefix, config) = (scratch.display().to_string(), nginx_config(port, scratch, listen));
+        ["-p", &prefix, "-e", "stderr", "-c", &config].iter().fold(vec![program.display().to_string()], push)
+    }
+}
+
+/// How nginx' workers come to their sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NginxListen {
+    /// One worker with the master's socket.
+    OneWorker,
+    /// Two workers with the master's socket.
+    Inherited,
+    /// Two workers with a socket each (`listen ... reuseport`).
+    PerWorker,
 }
 
 fn push(mut words: Vec<String>, word: &&str) -> Vec<String> {
@@ -88,7 +102,12 @@ fn push(mut words: Vec<String>, word: &&str) -> Vec<String> {
 }
 
 /// As small as it gets; every path is in `scratch`, because the packaged defaults belong to root.
-fn nginx_config(port: u16, scratch: &Path) -> String {
+fn nginx_config(port: u16, scratch: &Path, listen: NginxListen) -> String {
+    let (workers, option) = match listen {
+        NginxListen::OneWorker => (1, ""),
+        NginxListen::Inherited => (2, ""),
+        NginxListen::PerWorker => (2, " reuseport"),
+    };
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let dir = scratch.display();
     let temporary =
@@ -96,7 +115,7 @@ fn nginx_config(port: u16, scratch: &Path) -> String {
     let text = format!(
         "{user}
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid {dir}/nginx-{port}.pid;
 events {{ worker_connections 512; }}
 http {{
@@ -104,7 +123,7 @@ access_log off;
 {temporary}
 default_type application/json;
 server {{
-listen 127.0.0.1:{port};
+listen 127.0.0.1:{port}{option};
 location / {{ return 200 '{{\"pid\": $pid, \"generation\": \"\", \"n\": \"$arg_n\"}}'; }}
 }}
 }}
