@@ -110,6 +110,7 @@ impl Keeper {
             exec_failed: None,
             exit: None,
             tree_empty: false,
+            killed: false,
             output: Some(TableFd::keep(outputs.read.0)),
             error: outputs.read.1.map(TableFd::keep),
             notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),

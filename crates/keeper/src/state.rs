@@ -67,6 +67,8 @@ pub(crate) struct Generation {
     pub(crate) exec_failed: Option<(ExecStage, i32)>,
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) tree_empty: bool,
+    /// All of its tree was sent SIGKILL.
+    pub(crate) killed: bool,
     pub(crate) output: Option<TableFd>,
     pub(crate) error: Option<TableFd>,
     pub(crate) notify: Option<(TableFd, PathBuf)>,

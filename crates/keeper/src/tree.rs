@@ -1,8 +1,8 @@
 //! Whole process trees: who belongs to a generation, however it forked.
 //!
 //! Where a cgroup could be made for it, the kernel knows. Elsewhere a process is recognised by the cookie in its environment or by descent from one that has it. One that did away with both
-//! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session, or by the filter that
-//! it is under. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
+//! (a daemon with an empty environment) became a child of ours, since we are subreapers; it is told by its session or, if it is
+//! under a filter, by a listener of the generation that it has open or by being the only candidate. That the tree is *empty* needs no search: the kernel hangs up the filter's descriptor when the last process
 //! under it is gone.
 
 use crate::keeper::Keeper;
@@ -63,13 +63,20 @@ impl Keeper {
         let ours = [self.life.guard_pid(), self.life.keeper_pid()];
         let known: BTreeSet<i32> =
             self.state.generations.iter().map(|other| other.pid).chain(ours).chain([self.state.daemon.pid]).collect();
-        let alone = self.state.generations.iter().filter(|other| !other.tree_empty).count() == 1;
+        // One that is being killed leaves nothing to anybody: what is found by nothing else may be counted to both.
+        let alone = self.state.generations.iter().all(|other| other.id == generation || other.tree_empty || other.killed);
+        let sockets: BTreeSet<u32> =
+            self.state.listeners.iter().filter(|listener| listener.owner == Some(generation)).map(|listener| listener.inode).collect();
         let own_filters = self.filters(self.life.keeper_pid());
         for (pid, row) in &rows {
             let unmarked_orphan = ours.contains(&row.ppid) && !known.contains(pid) && !marked.contains(pid);
             // As PID 1 of a container we get everybody's orphans: only those under one filter more than ourselves are of a service.
             let under_filter = || self.filters(*pid).zip(own_filters).is_some_and(|(theirs, own)| theirs > own);
-            if unmarked_orphan && (row.session == facts.pid || (alone && under_filter())) {
+            let has_a_listener = || {
+                let open = self.proc.socket_inodes(*pid).unwrap_or_default();
+                open.iter().any(|socket| sockets.contains(&socket.inode))
+            };
+            if unmarked_orphan && (row.session == facts.pid || (under_filter() && (alone || has_a_listener()))) {
                 members.insert(*pid);
             }
         }
@@ -144,6 +151,10 @@ impl Keeper {
         if let Some(cgroup) = self.state.generation(generation).and_then(|generation| generation.cgroup.as_ref()) {
             // Atomic, where the kernel has it; what it does not reach is found below.
             let _ = cgroup.kill();
+        }
+        if let Some(generation) = self.state.generation_mut(generation) {
+            generation.killed = true;
+            self.dirty = true;
         }
         let mut stopped = BTreeSet::new();
         for _ in 0..KILL_PASSES {

@@ -85,6 +85,47 @@ os.wait()
     }
 }
 
+/// Two generations of a server that makes itself a daemon without an environment: each is found, and nothing of the other ends with it.
+pub(crate) fn daemons_without_marks(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = "
+import os, sys, time
+if len(sys.argv) == 4:
+    for _ in range(2):
+        if os.fork(): os._exit(0)
+        os.setsid()
+    os.execve(sys.executable, [sys.executable, '-c', sys.argv[3], sys.argv[1], sys.argv[2]], {})
+import socket
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind((sys.argv[1], int(sys.argv[2])))
+server.listen(5)
+if os.fork() == 0:
+    server.close()
+    os.setsid()
+    if os.fork(): os._exit(0)
+    print('helper', flush=True)
+    while True: time.sleep(1000)
+while True:
+    peer, _ = server.accept()
+    peer.sendall(b'served')
+    peer.close()
+";
+    let argv = ["python3", "-c", script, host, &address.port().to_string(), script];
+    for id in [1, 2] {
+        brain.spawn(id, &argv);
+        assert_eq!(brain.line(id), "helper");
+        assert_eq!(brain.main_exited(id), ExitStatus::Exited(0));
+        assert!(brain.look().listeners.iter().any(|listener| listener.owner == Some(GenerationId(id))));
+    }
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
+    assert_eq!(answer(address), "served");
+    brain.done(Request::Signal { generation: GenerationId(2), signal: 9, scope: Scope::Tree });
+    brain.tree_empty(1);
+    brain.tree_empty(2);
+}
+
 /// An orphan that came to us from elsewhere (as to every PID 1) is nobody's to end.
 pub(crate) fn not_ours(brain: &mut Brain, _host: &str) {
     let script = "

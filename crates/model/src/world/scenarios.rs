@@ -363,6 +363,15 @@ fn a_server_that_makes_itself_a_daemon_is_followed() {
 }
 
 #[test]
+fn a_daemon_whose_parent_ends_just_after_the_switch_is_followed() {
+    let mut sim = sim();
+    sim.seconds(20).restart().workers(2).up(2).dies(2, 0).is("up 1:draining 2:soaking");
+    sim.workers_end(2).is("up 1:serving");
+    // Nobody is left: that is no daemon.
+    sim.restart().up(3).dies(3, 0).is("up 1:serving");
+}
+
+#[test]
 fn a_restart_that_is_asked_for_during_one_follows_it() {
     let mut sim = sim();
     sim.restart().restart().restart().is("up 1:serving 2:starting").up(2).is("up 1:draining 2:soaking 3:starting");

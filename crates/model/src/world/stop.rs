@@ -10,6 +10,9 @@ use std::time::Duration;
 /// `SIGKILL`.
 const KILL: i32 = 9;
 
+/// A main process that ends with status 0 so soon after its generation took the connections has made itself a daemon, if others live.
+const INTO_BACKGROUND: Duration = Duration::from_secs(2);
+
 impl Service {
     /// It is to be down.
     pub(crate) fn stop(&mut self, way: StopWay, turn: &mut Turn<'_>) {
@@ -127,6 +130,8 @@ impl Service {
                 self.fail_start(id, &failure, turn);
             }
             Phase::Switching(Way::Back { failed, failure, .. }) => self.lost_way_back(id, failed, failure, status, turn),
+            // A daemon's child may accept the probe before its parent is gone. If no process is left, the next event says so.
+            Phase::Serving { from, .. } if status == ExitStatus::Exited(0) && turn.now.since(from) < INTO_BACKGROUND => {}
             Phase::Serving { .. } => self.crashed(id, status, turn),
             Phase::Orphaned | Phase::Draining { .. } | Phase::Gone { .. } | Phase::Releasing => {}
             Phase::Stopping { why, kill_at, .. } => {
