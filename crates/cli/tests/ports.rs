@@ -217,7 +217,8 @@ fn an_ordinary_user_is_told_what_root_would_add() {
     // The program may lie where that user has no way to.
     let dir = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let program = dir.path().join("stayput");
-    std::fs::copy(env!("CARGO_BIN_EXE_stayput"), &program).unwrap();
+    // Not by ourselves: a test beside this one may fork while we have it open for writing, and it could not be executed.
+    assert!(Command::new("cp").args([env!("CARGO_BIN_EXE_stayput").as_ref(), program.as_os_str()]).status().unwrap().success());
     let as_nobody = |arguments: &[&str]| Command::new(&program).args(arguments).uid(65534).stdin(Stdio::null()).output().unwrap();
     let why = as_nobody(&["why", &port]);
     assert_eq!(code(&why), 1, "{}", err(&why));
