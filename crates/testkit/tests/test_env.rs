@@ -18,7 +18,8 @@ fn stand_in() -> (tempfile::TempDir, PathBuf) {
     let program = dir.path().join("stayput");
     std::fs::write(&program, "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n").expect("a script");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
-    std::fs::copy(env!("CARGO_BIN_EXE_misbehave"), dir.path().join("misbehave")).expect("a copy");
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_misbehave")).arg(dir.path()).status().expect("cp");
+    assert!(copied.success());
     (dir, program)
 }
 
