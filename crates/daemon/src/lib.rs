@@ -10,6 +10,7 @@ mod control;
 mod drain;
 mod link;
 mod logs;
+mod notify;
 mod perform;
 mod reactor;
 mod readiness;

@@ -187,27 +187,6 @@ pub(crate) async fn read(stream: OwnedFd, mut sink: Sink) {
     lines.finish(|line| sink.line(line, &stayput_kernel::clock::local_hms()));
 }
 
-/// Reads what a generation says with `sd_notify(3)`, so that it never waits for us.
-pub(crate) async fn read_notifications(socket: OwnedFd, generation: GenerationId, matters: bool, to: UnboundedSender<Message>) {
-    let Ok(socket) = watch(socket, Interest::READABLE) else { return };
-    let mut datagram = [0_u8; 4096];
-    loop {
-        let Ok(mut ready) = socket.readable().await else { return };
-        match rustix::net::recv(socket.get_ref(), &mut datagram, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, length)) => {
-                if matters && crate::readiness::says_ready(&datagram[..length.min(datagram.len())]) {
-                    let evidence = "it said READY=1".to_owned();
-                    // The reactor is gone only when the daemon ends.
-                    let _ = to.send(Message::World(Event::Ready { generation, evidence }));
-                }
-            }
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
-            Err(_) => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,11 @@ use crate::console::Console;
 use crate::control;
 use crate::link::{Asked, Incoming, Link};
 use crate::logs::Recent;
+use crate::notify::Said;
 use crate::say::{self, Mark};
 use crate::translate::{self, Meaning};
 use stayput_keeper::client::ChannelError;
-use stayput_keeper::protocol::{DescriptorKind, Dump, Reply, Request};
+use stayput_keeper::protocol::{DescriptorKind, Dump, GenerationId as GenerationIdOfKeeper, Reply, Request, Scope};
 use stayput_model::blob::BlobError;
 use stayput_model::event::{Effect, Event, GenerationId};
 use stayput_model::{Blob, Mono, World};
@@ -53,7 +54,12 @@ pub(crate) enum Message {
     Control(stayput_wire::Request, control::Answers),
     /// The keeper's facts of now, for somebody who asked for the status; `None`: it did not say.
     Status(control::Answers, Option<Box<Dump>>),
+    /// A generation said something over its notify socket.
+    Said(GenerationId, Said),
 }
+
+/// `SIGABRT` (asm-generic/signal.h): a wedged process may leave a core.
+const SIGABRT: i32 = 6;
 
 /// What the keeper said of the instance.
 #[derive(Debug, Clone)]
@@ -224,6 +230,25 @@ impl Reactor {
                 }
                 self.answer_status(&answers);
             }
+            Message::Said(generation, said) => self.said(generation, said),
+        }
+    }
+
+    /// What a service says of itself is told as its own words.
+    fn said(&mut self, generation: GenerationId, said: Said) {
+        let Some(service) = self.world.service_of(generation).map(|service| service.config.name.clone()) else { return };
+        match said {
+            Said::Status(text) => self.tell(&service, Mark::Plain, &format!("generation {generation} says: {text}")),
+            Said::Stopping => self.tell(&service, Mark::Plain, &format!("generation {generation} says that it is stopping")),
+            Said::Wedged(silent) => {
+                let why = silent
+                    .map_or_else(|| "asked for its watchdog".to_owned(), |interval| format!("has not said WATCHDOG=1 for {interval:?}"));
+                self.tell(&service, Mark::Trouble, &format!("generation {generation} {why}: it gets SIGABRT"));
+                let generation = GenerationIdOfKeeper(generation.0);
+                let abort = Request::Signal { generation, signal: SIGABRT, scope: Scope::Main };
+                self.link.ask(abort, Asked::Other("the watchdog's SIGABRT could not be sent"));
+            }
+            Said::Ready | Said::Alive | Said::Watchdog(_) => {} // dealt with where they are read
         }
     }
 
@@ -328,7 +353,7 @@ impl Reactor {
                     output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
                 }
                 DescriptorKind::Notify => {
-                    let task = crate::logs::read_notifications(descriptor, generation, notifies, self.to.clone());
+                    let task = crate::notify::read(descriptor, generation, notifies, self.to.clone());
                     output.notify = Some(tokio::task::spawn_local(task).abort_handle());
                 }
             }

@@ -199,11 +199,6 @@ fn status(head: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
-/// Whether a datagram of `sd_notify(3)` says that the service is ready.
-pub(crate) fn says_ready(datagram: &[u8]) -> bool {
-    datagram.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,15 +209,6 @@ mod tests {
         assert_eq!(status(b"HTTP/1.0 302"), Some(302));
         for wrong in [&b""[..], b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n", b"HTTP/1.1\r\n", b"\xff\xfe"] {
             assert_eq!(status(wrong), None);
-        }
-    }
-
-    #[test]
-    fn notifications() {
-        assert!(says_ready(b"READY=1"));
-        assert!(says_ready(b"STATUS=up\nREADY=1\nMAINPID=7"));
-        for wrong in [&b""[..], b"READY=0", b"XREADY=1", b"READY=11"] {
-            assert!(!says_ready(wrong));
         }
     }
 
