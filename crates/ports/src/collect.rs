@@ -409,7 +409,8 @@ impl Look<'_> {
                 Some(Holder { process, via, role, sockets })
             })
             .collect();
-        keepers::adopt(&mut holders);
+        let mut all: Vec<_> = holders.iter_mut().map(|holder| (holder.sockets.clone(), &mut holder.process)).collect();
+        keepers::adopt(&mut all);
         // Who listens comes first, strays last, the oldest of equals first: the master before its workers.
         holders.sort_by_key(|holder| {
             let Process { pid, start_ticks, stray, .. } = &holder.process;

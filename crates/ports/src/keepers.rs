@@ -9,22 +9,23 @@ pub(crate) fn is_keeper(process: &Process) -> bool {
 }
 
 /// stayput's own processes hold duplicates of their services' listeners: they are no holders to be stopped, whoever the
-/// service is. Its name is found where the service itself has the same socket.
-pub(crate) fn adopt(holders: &mut [Holder]) {
+/// service is. Its name is found where the service itself has the same socket. Takes each process with its sockets, by any
+/// number that names one.
+pub(crate) fn adopt(holders: &mut [(Vec<usize>, &mut Process)]) {
     let services: Vec<(Vec<usize>, StayputService)> = holders
         .iter()
-        .filter_map(|holder| match &holder.process.manager {
-            Some(Manager::Stayput(service)) => Some((holder.sockets.clone(), service.clone())),
+        .filter_map(|(sockets, process)| match &process.manager {
+            Some(Manager::Stayput(service)) => Some((sockets.clone(), service.clone())),
             _ => None,
         })
         .collect();
-    for holder in holders.iter_mut().filter(|holder| holder.process.manager.is_none() && holder.process.name == "stayput") {
-        let shared = services.iter().find(|(sockets, _)| sockets.iter().any(|index| holder.sockets.contains(index)));
+    for (own, process) in holders.iter_mut().filter(|(_, process)| process.manager.is_none() && process.name == "stayput") {
+        let shared = services.iter().find(|(sockets, _)| sockets.iter().any(|socket| own.contains(socket)));
         let nameless = StayputService { service: String::new(), instance: String::new(), generation: String::new() };
         let mut service = shared.map_or(nameless, |(_, service)| service.clone());
         // The duplicate is of no generation.
         service.generation.clear();
-        holder.process.manager = Some(Manager::Stayput(service));
+        process.manager = Some(Manager::Stayput(service));
     }
 }
 

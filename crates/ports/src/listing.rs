@@ -9,6 +9,7 @@ use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, States};
 use stayput_model::text::printable_bytes;
 
 use crate::facts::{Manager, PortSocket, Process, Unreadable};
+use crate::keepers;
 use crate::owners;
 use crate::process::Describer;
 use crate::report::Error;
@@ -78,7 +79,7 @@ impl Filter {
 /// What people call a manager: `nginx.service`, `docker 1f2e…`, `stayput web`.
 pub fn manager_name(manager: &Manager) -> String {
     match manager {
-        Manager::Stayput(service) => format!("stayput {}", service.service),
+        Manager::Stayput(service) => format!("stayput {}", service.service).trim_end().to_owned(),
         Manager::Systemd { unit, .. } => unit.clone(),
         Manager::SystemdSocket { units } => units.join(" "),
         Manager::Container { runtime, id } => format!("{runtime} {id}"),
@@ -127,6 +128,10 @@ pub fn list(unix: bool, filter: &Filter) -> Result<Listing, Error> {
     }
     let mut processes: Vec<Process> = ports.iter().filter_map(|(pid, ports)| describer.describe(*pid, ports)).collect();
     processes.sort_by_key(|process| process.pid);
+    if processes.iter().any(|process| process.name == "stayput") {
+        let mut all: Vec<_> = processes.iter_mut().map(|process| (inodes(&sockets, process.pid), process)).collect();
+        keepers::adopt(&mut all);
+    }
     let mut listing = Listing { sockets, unix, processes, unreadable: Vec::new() };
     if !scan.denied.is_empty() {
         let root = rustix::process::geteuid().is_root();
@@ -136,6 +141,12 @@ pub fn list(unix: bool, filter: &Filter) -> Result<Listing, Error> {
     }
     keep(&mut listing, filter);
     Ok(listing)
+}
+
+/// The sockets of one process.
+fn inodes(sockets: &[PortSocket], pid: i32) -> Vec<usize> {
+    let has = |socket: &&PortSocket| socket.pids.value().is_some_and(|pids| pids.contains(&pid));
+    sockets.iter().filter(has).map(|socket| socket.inode as usize).collect()
 }
 
 fn keep(listing: &mut Listing, filter: &Filter) {
