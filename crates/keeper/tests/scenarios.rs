@@ -426,6 +426,35 @@ while True:
     assert_eq!(brain.look().listeners.len(), 1);
 }
 
+/// A server that first listens on other addresses, to see whether its port is free there: only the one that it kept is held.
+fn probes_elsewhere(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import socket
+def listener(host, family=socket.AF_INET):
+    s = socket.socket(family); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind((host, {port})); s.listen(5); return s
+listener('0.0.0.0').close()
+listener('::', socket.AF_INET6).close()
+s = listener('{host}')
+while True:
+    peer, _ = s.accept(); peer.sendall(b'here'); peer.close()
+",
+        port = address.port()
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    brain.wait("the listener that stays", |event| matches!(event, Event::Listener(facts) if facts.address == address).then_some(()));
+    assert_eq!(answers(address, 5), ["here"]);
+    let held: Vec<SocketAddr> = brain.look().listeners.iter().map(|listener| listener.address).collect();
+    assert_eq!(held, [address]);
+    // Its group can be steered like any other.
+    brain.serve(2, address);
+    let second = brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    let after = answers(address, 20);
+    assert!(after.iter().all(|answer| *answer == after[0] && answer != "here"), "{after:?} of {second:?}");
+}
+
 /// Lets the kernel refuse a process to reach into others.
 fn refuse(pid: i32) -> std::process::Child {
     let strace = Command::new("strace")
@@ -604,7 +633,8 @@ fn brain_of_headless() -> std::path::PathBuf {
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 20] = [
+const SCENARIOS: [Scenario; 21] = [
+    ("probes-elsewhere", probes_elsewhere, "127.0.0.1"),
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
