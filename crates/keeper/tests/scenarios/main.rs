@@ -12,7 +12,7 @@ use dying::{
     not_ours, whole_tree,
 };
 use handing::{
-    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
+    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked, probes_elsewhere,
     stranger_in_the_group, taken, workers,
 };
 use stayput_keeper::guard::{self, Start};
@@ -40,6 +40,7 @@ const SCENARIOS: [Scenario; 23] = [
     ("daemons-without-marks", daemons_without_marks, "127.0.0.1"),
     ("not-ours", not_ours, ""),
     ("exec-stages", exec_stages, ""),
+    ("probes-elsewhere", probes_elsewhere, "127.0.0.1"),
     ("epoll-before-bind", epoll_before_bind, "127.0.0.1"),
     ("may-not-look", may_not_look, "127.0.0.1"),
     ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
