@@ -198,3 +198,18 @@ fn a_reader_that_went_away_is_no_panic() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("panicked"), "{text}");
 }
+
+#[test]
+fn run_refuses_an_environment_that_no_daemon_could_be_told_of() {
+    let place = Place::new();
+    let large = "x".repeat(100_000);
+    let mut command = place.command(&["run", "--", "true"]);
+    let Output { status, stderr, .. } = command.env("LARGE", &large).env("LARGE_TOO", &large).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("bytes, more than") && text.contains("LARGE"), "{text}");
+    assert!(!place.base().exists());
+    // What is let through is enough for a real start.
+    let status = place.command(&["run", "--restart", "never", "--", "true"]).env("LARGE", &large).output().unwrap().status;
+    assert_eq!(status.code(), Some(0));
+}

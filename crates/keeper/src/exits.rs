@@ -188,6 +188,10 @@ impl Keeper {
             return;
         }
         let members = self.members(id);
+        if members.is_empty() && !self.has_hung_up(id) {
+            // Somebody lives, and forked while we looked. Where a connection waits it is looked again.
+            return;
+        }
         let mut present = BTreeSet::new();
         for seen in members {
             match self.proc.socket_inodes(seen.pid) {

@@ -86,6 +86,7 @@ enum Restart {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut service = service(args)?;
     preflight::command(&args.command[0])?;
+    preflight::size(&service.argv, &service.env)?;
     preflight::ports(&service.ports)?;
     let runtime = directory(args)?;
     // The directory's name is the instance's name: it may have got a number.

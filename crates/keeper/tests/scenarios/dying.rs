@@ -126,6 +126,30 @@ while True:
     brain.tree_empty(2);
 }
 
+/// A server whose processes fork and end faster than anybody can look: its listener is not taken for abandoned.
+pub(crate) fn forks_and_ends(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = "
+import os, socket, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind((sys.argv[1], int(sys.argv[2])))
+server.listen(5)
+for _ in range(200):
+    if os.fork(): os._exit(0)
+print('settled', flush=True)
+while True:
+    peer, _ = server.accept()
+    peer.sendall(b'served')
+    peer.close()
+";
+    brain.spawn(1, &["python3", "-c", script, host, &address.port().to_string()]);
+    assert_eq!(brain.line(1), "settled");
+    assert_eq!(brain.main_exited(1), ExitStatus::Exited(0));
+    assert_eq!(brain.look().listeners[0].owner, Some(GenerationId(1)));
+    assert_eq!(answer(address), "served");
+}
+
 /// An orphan that came to us from elsewhere (as to every PID 1) is nobody's to end.
 pub(crate) fn not_ours(brain: &mut Brain, _host: &str) {
     let script = "

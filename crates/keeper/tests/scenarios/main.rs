@@ -8,8 +8,8 @@ mod handing;
 
 use brain::{Brain, DEADLINE, brain_of_headless};
 use dying::{
-    daemons_without_marks, exec_stages, guard_does_errands, guard_killed, keeper_killed, may_not_look, no_daemon_can_be_started, no_leaks,
-    not_ours, whole_tree,
+    daemons_without_marks, exec_stages, forks_and_ends, guard_does_errands, guard_killed, keeper_killed, may_not_look,
+    no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
 };
 use handing::{
     closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked, probes_elsewhere,
@@ -24,7 +24,7 @@ use std::time::Instant;
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 23] = [
+const SCENARIOS: [Scenario; 24] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -37,6 +37,7 @@ const SCENARIOS: [Scenario; 23] = [
     ("parked", parked, "127.0.0.1"),
     ("no-leaks", no_leaks, ""),
     ("whole-tree", whole_tree, ""),
+    ("forks-and-ends", forks_and_ends, "127.0.0.1"),
     ("daemons-without-marks", daemons_without_marks, "127.0.0.1"),
     ("not-ours", not_ours, ""),
     ("exec-stages", exec_stages, ""),

@@ -3,6 +3,7 @@
 use crate::error::{Error, Kind};
 use rustix::fs::Access;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use stayput_keeper::client::PACKET_MAX;
 use stayput_model::text::{printable, printable_bytes};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -89,6 +90,27 @@ fn executable(path: &Path) -> Result<(), Unusable> {
         return Err(Unusable::Directory);
     }
     rustix::fs::access(path, Access::EXEC_OK).map_err(|_| Unusable::NotExecutable)
+}
+
+/// Most bytes of command and environment together. All that is known of an instance goes from keeper to daemon in one packet; what is
+/// left of [`PACKET_MAX`] is for everything else.
+const START_MAX: usize = PACKET_MAX / 3 * 2;
+
+/// Refuses a command line and an environment with which no daemon could be started.
+pub(super) fn size(argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(), Error> {
+    let bytes: usize = argv.iter().chain(env).map(|word| word.len() + 1).sum();
+    if bytes <= START_MAX {
+        return Ok(());
+    }
+    let report = Error::new(Kind::BadInput, format!("command and environment have {bytes} bytes, more than {START_MAX}"));
+    Err(match env.iter().max_by_key(|entry| entry.len()) {
+        Some(largest) => {
+            let name = largest.split(|byte| *byte == b'=').next().unwrap_or_default();
+            let (name, length) = (printable_bytes(name), largest.len());
+            report.hint(format!("the longest variable is {name} ({length} bytes); env -u takes one away"))
+        }
+        None => report,
+    })
 }
 
 /// Refuses declared addresses that this machine does not have, and ports that this user may not bind.
