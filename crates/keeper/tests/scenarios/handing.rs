@@ -3,7 +3,7 @@
 use crate::brain::{Brain, DEADLINE, SERVER, answer, answers, executed, fifo, free_address, kill, probe_from};
 use stayput_keeper::protocol::{Event, ExitStatus, GenerationId, Origin, Request, Scope, Trap};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 /// A restart: the new one beside the old, unselected; a probe reaches it alone; then it takes all.
