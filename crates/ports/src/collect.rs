@@ -26,6 +26,8 @@ use crate::verdict::{self, Outcome, Probe, Surroundings, Verdict};
 const KEPT_CONNECTIONS: usize = 128;
 /// How often a look is repeated because a socket changed hands meanwhile.
 const ATTEMPTS: usize = 3;
+/// So many processes are looked into faster than the likely ones are found out.
+const FEW_PROCESSES: usize = 256;
 /// Processes that are described in full.
 const MOST_HOLDERS: usize = 256;
 
@@ -191,6 +193,9 @@ impl Look<'_> {
     /// All processes, likely owners first: those in the cgroup where a socket was made, then its user's, then the rest.
     fn order(&self, sockets: &[PortSocket]) -> Result<Vec<Pid>, Error> {
         let mut pids = self.proc.pids()?;
+        if pids.len() <= FEW_PROCESSES {
+            return Ok(pids);
+        }
         // Most processes are root's: to put these first would say nothing.
         let uids: HashSet<u32> =
             sockets.iter().filter(|socket| socket.role.holds() && socket.raw.uid != 0).map(|socket| socket.raw.uid).collect();
@@ -201,7 +206,7 @@ impl Look<'_> {
                 likely.extend(cgroup::members(&mount, &path));
             }
         }
-        if pids.len() > 64 && !(likely.is_empty() && uids.is_empty()) {
+        if !(likely.is_empty() && uids.is_empty()) {
             pids.sort_by_cached_key(|pid| {
                 let rank = if likely.contains(pid) {
                     0

@@ -26,7 +26,7 @@ const SLACK: i32 = 1;
 /// More threads than this fight for the same kernel locks.
 const MOST_THREADS: usize = 8;
 /// So many processes are looked into in about the time that a thread takes to start and end.
-const WORTH_A_THREAD: usize = 64;
+const WORTH_A_THREAD: usize = 128;
 /// With more files than this, comparing is no cheaper than reading links.
 const MOST_COMPARED: usize = 4;
 /// Most fd tables are dense from the bottom; after so many holes in a row the rest is looked for elsewhere.
@@ -90,7 +90,9 @@ impl Scan {
 
 /// Hands every item to `work` in as many threads as pay; gathers what they made.
 fn in_parallel<I: Copy + Sync, T: Send>(items: &[I], work: impl Fn(&mut dyn FnMut() -> Option<I>) -> T + Sync) -> Vec<T> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(items.len() / WORTH_A_THREAD + 1);
+    let most = MOST_THREADS.min(items.len() / WORTH_A_THREAD + 1);
+    // Asking for the processors reads files of the cgroup.
+    let threads = if most > 1 { std::thread::available_parallelism().map_or(1, usize::from).min(most) } else { 1 };
     let counter = AtomicUsize::new(0);
     let run = || work(&mut || items.get(counter.fetch_add(1, Ordering::Relaxed)).copied());
     std::thread::scope(|scope| {

@@ -247,7 +247,7 @@ fn shortfalls(figures: &ports::Figures) -> Vec<String> {
     let why =
         |table: &ports::Table| table.rows.iter().find(|row| row.command == "stayput why P").map(|row| (row.complete_ms, row.shortest_ms));
     if let Some((median, shortest)) = why(&figures.idle).filter(|(median, _)| *median > IDLE_GOAL_MS) {
-        found.push(format!("`stayput why P` took {median:.1} ms ({shortest:.1} ms at best); the goal is {IDLE_GOAL_MS} ms"));
+        found.push(format!("`stayput why P` took {median:.2} ms ({shortest:.2} ms at best); the goal is {IDLE_GOAL_MS} ms"));
     }
     for table in [Some(&figures.idle), figures.crowded.as_ref().map(|crowded| &crowded.table)].into_iter().flatten() {
         let Some((ours, _)) = why(table) else { continue };
