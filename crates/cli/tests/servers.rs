@@ -238,6 +238,7 @@ servers! {
     node_behind_npm_run: Npm
     node_cluster_with_two_workers: NodeCluster
     node_cluster_with_a_shared_socket: NodeClusterShared
+    vite: Vite
     nginx_with_two_workers: NginxWorkers
     nginx_with_a_socket_per_worker: NginxReusePort
     redis: Redis

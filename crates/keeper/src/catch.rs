@@ -267,6 +267,7 @@ impl Keeper {
         let result = self.join(newcomer).map(|_| ());
         if result.is_ok() {
             self.release_unequal_holds(&service, &key);
+            self.release_own_probes(generation, &key);
         }
         Ok(answer_of(result))
     }
@@ -282,6 +283,21 @@ impl Keeper {
         };
         let unequal: Vec<ListenerId> = self.state.listeners.iter().filter(unequal).map(|listener| listener.id).collect();
         for id in unequal {
+            self.release(id);
+        }
+    }
+
+    /// Some servers listen on other addresses of their port for a moment, to see whether it is free there (Vite: `0.0.0.0`, then `::`). What the
+    /// generation itself has closed again, and now listens beside, is let go: nobody would ever accept on it.
+    fn release_own_probes(&mut self, generation: GenerationId, key: &Key) {
+        let closed = |listener: &&Listener| {
+            listener.last_owner == Some(generation)
+                && listener.key.address.port() == key.address.port()
+                && listener.key != *key
+                && self.nobody_has(generation, listener.inode)
+        };
+        let closed: Vec<ListenerId> = self.state.listeners.iter().filter(closed).map(|listener| listener.id).collect();
+        for id in closed {
             self.release(id);
         }
     }

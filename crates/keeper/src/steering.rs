@@ -80,7 +80,9 @@ impl Order {
         self.members.push(Member::Anchor);
         // The first to join will have index 1; until then requests are dropped and repeated, never lost.
         let first = Selection { route: None, targets: vec![1] };
-        vec![Step::Program(first), Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor)]
+        // The program comes after `listen`: a socket that has one is refused there (EADDRINUSE) beside a listener on an overlapping address, shared
+        // or not, as of a server that probes 0.0.0.0 before 127.0.0.1 (inet_csk_bind_conflict: `reuseport_cb_ok`).
+        vec![Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor), Step::Program(first)]
     }
 
     /// A listener joins: selected at once if nobody is, else muted and unselected.

@@ -152,8 +152,9 @@ impl World {
                 self.with(&service, now, effects, |s, turn| s.listener(&facts, turn));
             }
             Event::ListenerGone { listener } => {
-                for service in self.services.values_mut() {
-                    service.listeners.remove(&listener);
+                let of = self.services.iter().find(|(_, service)| service.listeners.contains_key(&listener)).map(|(name, _)| name.clone());
+                if let Some(service) = of {
+                    self.with(&service, now, effects, |s, turn| s.listener_gone(listener, turn));
                 }
             }
             Event::BindRefused { generation, address, errno } => {

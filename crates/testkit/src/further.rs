@@ -39,7 +39,8 @@ pub enum Further {
     NodeCluster,
     /// Node's cluster without its scheduler: the workers accept on one shared socket.
     NodeClusterShared,
-    /// Vite's development server, which asks for another port when it cannot have its own.
+    /// Vite's development server, which listens on the wildcard addresses first, to see whether its port is free. `--strictPort`: without it the new
+    /// one goes to another port when it sees the old one.
     Vite,
     /// nginx with two workers on one inherited socket.
     NginxWorkers,
@@ -178,7 +179,19 @@ impl Place<'_> {
                 let (vite, config) = (self.source("node_modules/vite/bin/vite.js"), self.source("vite.config.mjs"));
                 // The other loader writes beside the configuration.
                 let load = ["--configLoader", "native", "--config"];
-                words(&[&self.installed("node"), &vite, load[0], load[1], load[2], &config, "--host", "127.0.0.1", "--port", port])
+                words(&[
+                    &self.installed("node"),
+                    &vite,
+                    load[0],
+                    load[1],
+                    load[2],
+                    &config,
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    port,
+                    "--strictPort",
+                ])
             }
             Further::NodeClusterShared => {
                 ["env".to_owned(), "NODE_CLUSTER_SCHED_POLICY=none".to_owned()].into_iter().chain(cluster()).collect()

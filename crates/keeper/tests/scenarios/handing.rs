@@ -259,3 +259,32 @@ while True:
     assert_eq!(text, "2");
     assert_eq!(answers(address, 5), ["2"]);
 }
+
+/// A server that first listens on other addresses, to see whether its port is free there: only the one that it kept is held.
+pub(crate) fn probes_elsewhere(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import socket
+def listener(host, family=socket.AF_INET):
+    s = socket.socket(family); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind((host, {port})); s.listen(5); return s
+listener('0.0.0.0').close()
+listener('::', socket.AF_INET6).close()
+s = listener('{host}')
+while True:
+    peer, _ = s.accept(); peer.sendall(b'here'); peer.close()
+",
+        port = address.port()
+    );
+    brain.spawn(1, &["python3", "-c", &script]);
+    brain.wait("the listener that stays", |event| matches!(event, Event::Listener(facts) if facts.address == address).then_some(()));
+    assert_eq!(answers(address, 5), ["here"]);
+    let held: Vec<std::net::SocketAddr> = brain.look().listeners.iter().map(|listener| listener.address).collect();
+    assert_eq!(held, [address]);
+    // Its group can be steered like any other.
+    brain.serve(2, address);
+    let second = brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    let after = answers(address, 20);
+    assert!(after.iter().all(|answer| *answer == after[0] && answer != "here"), "{after:?} of {second:?}");
+}

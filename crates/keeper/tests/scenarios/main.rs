@@ -12,7 +12,7 @@ use dying::{
     not_ours, whole_tree,
 };
 use handing::{
-    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
+    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked, probes_elsewhere,
     stranger_in_the_group, taken, workers,
 };
 use stayput_keeper::guard::{self, Start};
@@ -24,7 +24,8 @@ use std::time::Instant;
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 23] = [
+const SCENARIOS: [Scenario; 24] = [
+    ("probes-elsewhere", probes_elsewhere, "127.0.0.1"),
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),

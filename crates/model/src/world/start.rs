@@ -1,7 +1,7 @@
 //! How a generation comes to serve: asked for, forked, executed, listening, ready. And how that fails.
 
 use crate::config::{Readiness, RestartPolicy};
-use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts};
+use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId};
 use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
 use crate::ledger::{Failure, Outcome};
 use crate::notice::{StopReason, What};
@@ -197,6 +197,9 @@ impl Service {
     /// A listener came to be or changed.
     pub(crate) fn listener(&mut self, facts: &ListenerFacts, turn: &mut Turn<'_>) {
         let before = self.listeners.insert(facts.id, facts.clone());
+        if let Some(loser) = before.as_ref().and_then(|before| before.owner).filter(|loser| facts.owner != Some(*loser)) {
+            self.listens_less(loser, turn);
+        }
         let Some(owner) = facts.owner else { return };
         if before.is_some_and(|before| before.owner == Some(owner)) {
             return;
@@ -224,6 +227,20 @@ impl Service {
             | Phase::Stopping { .. }
             | Phase::Gone { .. }
             | Phase::Releasing => {}
+        }
+    }
+
+    pub(crate) fn listener_gone(&mut self, id: ListenerId, turn: &mut Turn<'_>) {
+        if let Some(loser) = self.listeners.remove(&id).and_then(|listener| listener.owner) {
+            self.listens_less(loser, turn);
+        }
+    }
+
+    /// A probe must not wait for ever on a socket that the server has closed while it starts: some listen on other addresses for a moment,
+    /// to see whether the port is free there.
+    fn listens_less(&self, id: GenerationId, turn: &mut Turn<'_>) {
+        if self.generations.get(&id).is_some_and(|generation| matches!(generation.phase, Phase::Starting { .. })) {
+            turn.effect(Effect::Probe { generation: id });
         }
     }
 
