@@ -155,7 +155,12 @@ impl Guard {
             if pid == self.keeper {
                 reaped = Reaped::Keeper;
             } else if !self.life.push_exit(pid, ended) {
-                break; // stays a zombie, and is ours again at the next SIGCHLD
+                // It stays a zombie, and is ours again at the next SIGCHLD. The keeper may have ended behind it.
+                if process::has_ended(self.keeper) {
+                    process::reap(self.keeper);
+                    reaped = Reaped::Keeper;
+                }
+                break;
             }
             process::reap(pid);
         }

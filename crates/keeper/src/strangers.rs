@@ -7,6 +7,9 @@ use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, State
 use stayput_kernel::socket::{self, Key};
 use std::collections::BTreeSet;
 
+/// Inodes of strangers that are remembered, so as to tell of each once.
+const REMEMBERED: usize = 1024;
+
 impl Keeper {
     /// Looks who else listens on a group's port, tells of those that are new, and takes note of those that are in the group.
     /// There is no kernel event for a new listener: it is called before each change of a group.
@@ -26,6 +29,9 @@ impl Keeper {
             .map(|found| Event::Stranger { service: service.to_owned(), address: found.local, inode: found.inode })
             .collect();
         let members: Vec<u32> = strange.iter().filter(|found| key_of(found) == *key).map(|found| found.inode).collect();
+        if self.strangers.len() > REMEMBERED {
+            self.strangers.clear(); // a stranger that stays is then told of once more
+        }
         self.strangers.extend(strange.iter().map(|found| found.inode));
         if let Some(group) = self.state.group_mut(service, key) {
             let steps = group.order.meet(&members);

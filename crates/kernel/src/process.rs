@@ -124,6 +124,17 @@ pub fn next_ended() -> Result<Option<(i32, Ended)>, Errno> {
     }
 }
 
+/// Whether this child has ended and is not reaped yet.
+pub fn has_ended(pid: i32) -> bool {
+    // SAFETY: `siginfo_t` is plain data for which all zero bytes are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is writable and lives through the call.
+    let result = unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags) };
+    // SAFETY: `waitid` filled the SIGCHLD fields, or left them zero.
+    result == 0 && unsafe { info.si_pid() } == pid
+}
+
 /// Reaps a child that [`next_ended`] returned.
 pub fn reap(pid: i32) {
     // SAFETY: a null status pointer is allowed.
@@ -249,6 +260,8 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("spawn");
         let handle = pidfd(child.id() as i32).expect("pidfd");
         signal(&handle, libc::SIGTERM).expect("signal");
+        rustix::event::poll(&mut [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)], None).expect("poll");
+        assert!(has_ended(child.id() as i32) && !has_ended(std::process::id() as i32));
         let status = child.wait().expect("wait");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
         assert_eq!(signal(&handle, libc::SIGTERM), Err(Errno::SRCH));
