@@ -41,8 +41,12 @@ impl Keeper {
                 let steps = order.found();
                 self.state.groups.push(Group { service: service.clone(), key, anchor, fillers: Vec::new(), order });
                 self.commit();
-                let _ = self.carry_out(&service, &key, &steps, 0);
-                if reuseport::mute(anchor, None).is_err() {
+                if self.carry_out(&service, &key, &steps, 0).is_err() {
+                    // Then it carries no program: the socket is held all the same.
+                    self.state.groups.retain(|group| group.service != service || group.key != key);
+                    self.commit();
+                    anchor.close();
+                } else if reuseport::mute(anchor, None).is_err() {
                     // An ordinary user may not mute (CAP_NET_ADMIN on recent kernels). Alone in its group, it can be filled instead.
                     let _ = socket::fill_queue(anchor);
                 }
