@@ -34,24 +34,6 @@ impl Keeper {
     pub(crate) fn join(&mut self, newcomer: Newcomer<'_>) -> Result<ListenerId, Errno> {
         let (service, key) = (newcomer.service.to_owned(), newcomer.key);
         let inode = socket::inode(&newcomer.socket)?;
-        if self.state.group(&service, &key).is_none() {
-            // Without an anchor (no right to bind the port ourselves) the socket is held, but cannot be steered.
-            if let Ok(anchor) = socket::bound(&key, true) {
-                let (anchor, mut order) = (TableFd::keep(anchor), Order::default());
-                let steps = order.found();
-                self.state.groups.push(Group { service: service.clone(), key, anchor, fillers: Vec::new(), order });
-                self.commit();
-                if self.carry_out(&service, &key, &steps, 0).is_err() {
-                    // Then it carries no program: the socket is held all the same.
-                    self.state.groups.retain(|group| group.service != service || group.key != key);
-                    self.commit();
-                    anchor.close();
-                } else if reuseport::mute(anchor, None).is_err() {
-                    // An ordinary user may not mute (CAP_NET_ADMIN on recent kernels). Alone in its group, it can be filled instead.
-                    let _ = socket::fill_queue(anchor);
-                }
-            }
-        }
         self.meet_strangers(&service, &key);
         let id = ListenerId(self.state.next_listener);
         self.state.next_listener += 1;
@@ -67,15 +49,18 @@ impl Keeper {
             origin: newcomer.origin,
             binder: newcomer.binder.map(TableFd::keep),
         });
-        let beside_its_own = newcomer.owner.is_some_and(|owner| self.selected_owners(&service, &key).contains(&owner));
-        let steps = match self.state.group_mut(&service, &key) {
-            Some(group) if beside_its_own => group.order.join_selected(id),
-            Some(group) => group.order.join(id),
-            None => vec![Step::Listen(Member::Listener(id))],
+        let result = if self.state.group(&service, &key).is_none() {
+            self.found(&service, &key, id, newcomer.backlog)
+        } else {
+            let beside_its_own = newcomer.owner.is_some_and(|owner| self.selected_owners(&service, &key).contains(&owner));
+            let steps = self
+                .state
+                .group_mut(&service, &key)
+                .map_or_else(Vec::new, |group| if beside_its_own { group.order.join_selected(id) } else { group.order.join(id) });
+            // Before the kernel's order changes, so that a successor knows whom to look for.
+            self.commit();
+            self.carry_out(&service, &key, &steps, newcomer.backlog)
         };
-        // Before the kernel's order changes, so that a successor knows whom to look for.
-        self.commit();
-        let result = self.carry_out(&service, &key, &steps, newcomer.backlog);
         if let Err(error) = result {
             self.state.listeners.retain(|listener| listener.id != id);
             if let Some(group) = self.state.group_mut(&service, &key) {
@@ -91,6 +76,56 @@ impl Keeper {
         self.watch_listener(id);
         self.tell_listener(id);
         Ok(id)
+    }
+
+    /// Founds a group with its first listener. Without an anchor (no right to bind the port ourselves, or to listen on it) the
+    /// socket is held all the same, but cannot be steered.
+    ///
+    /// # Errors
+    /// That of the listener's `listen(2)`.
+    fn found(&mut self, service: &str, key: &Key, first: ListenerId, backlog: i32) -> Result<(), Errno> {
+        let Some(member) = self.state.listener(first).map(|listener| listener.socket) else { return Ok(()) };
+        let Ok(anchor) = socket::bound(key, true).map(TableFd::keep) else {
+            self.commit();
+            return rustix::net::listen(member, backlog);
+        };
+        let mut order = Order::default();
+        let steps = order.found(first);
+        self.state.groups.push(Group { service: service.to_owned(), key: *key, anchor, fillers: Vec::new(), order });
+        self.commit();
+        let (with_member, with_anchor) = steps.split_at(2);
+        for step in with_member {
+            match step {
+                Step::Listen(_) => rustix::net::listen(member, backlog)?,
+                // Through the member, while the anchor is not in the group. An MPTCP member cannot carry it: then chance decides until
+                // the anchor does, some microseconds later.
+                Step::Program(selection) => drop(reuseport::select(member, selection)),
+                Step::Mute(..) | Step::Unmute(_) | Step::Close(_) => {}
+            }
+        }
+        if self.carry_out(service, key, with_anchor, 0).is_err() {
+            self.state.groups.retain(|group| group.service != service || group.key != *key);
+            self.commit();
+            anchor.close();
+        } else if reuseport::mute(anchor, None).is_err() {
+            self.fill_anchor(service, key);
+        }
+        Ok(())
+    }
+
+    /// An ordinary user may not mute (CAP_NET_ADMIN on recent kernels): the anchor's queue, of length 0, is filled with one
+    /// connection of ours, which is routed to it.
+    fn fill_anchor(&self, service: &str, key: &Key) {
+        let Some(group) = self.state.group(service, key) else { return };
+        let selection = group.order.selection();
+        let anchors = group.order.members().iter().position(|member| *member == Member::Anchor);
+        let Some(index) = anchors.map(|index| index as u32) else { return };
+        let anchor = group.anchor;
+        // What fails here leaves one lock instead of two.
+        let _ = socket::fill_queue(anchor, |port| {
+            let _ = reuseport::select(anchor, &reuseport::Selection { route: Some((port, index)), ..selection.clone() });
+        });
+        let _ = reuseport::select(anchor, &selection);
     }
 
     fn end_fillers(&mut self, service: &str, key: &Key) {
@@ -343,11 +378,9 @@ impl Keeper {
         for group in self.state.groups.clone() {
             let mut steps = group.order.restate();
             if !listening(group.anchor) {
-                let mut founded = Order::default();
-                steps.extend(founded.found());
-                steps.extend(group.order.restate());
+                steps.splice(0..0, [Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor)]);
             }
-            let _ = self.carry_out(&group.service, &group.key, &steps, 1);
+            let _ = self.carry_out(&group.service, &group.key, &steps, 0);
         }
         self.drop_empty_groups();
     }

@@ -4,7 +4,7 @@
 //! of `listen` calls; when a member leaves, **the last one moves into its place**; an index out of range means: by hash.
 //! Two locks keep a listener that is not selected from getting connections: the program does not name it, and it is
 //! *muted* (drops connection requests, which the client's kernel repeats). The second holds in the instants in which the
-//! first cannot: between a member's leaving and the new program. Member 0 is the *anchor*, a muted listener of our own that
+//! first cannot: between a member's leaving and the new program. One member is the *anchor*, a muted listener of our own that
 //! carries the program, because an MPTCP listener cannot.
 
 use crate::protocol::ListenerId;
@@ -63,7 +63,8 @@ impl Order {
         self.members.iter().position(|member| *member == Member::Listener(listener)).map(|index| index as u32)
     }
 
-    fn selection(&self) -> Selection {
+    /// What the group's program says now.
+    pub(crate) fn selection(&self) -> Selection {
         Selection {
             route: self.route.and_then(|(port, listener)| Some((port, self.index(listener)?))),
             targets: self.selected.iter().filter_map(|listener| self.index(*listener)).collect(),
@@ -75,14 +76,15 @@ impl Order {
         Step::Mute(Member::Listener(listener), except)
     }
 
-    /// Founds the group with its anchor.
-    pub(crate) fn found(&mut self) -> Vec<Step> {
+    /// A group begins with its first listener, which takes all; the anchor joins behind it, when the program is there already. In
+    /// the other order the anchor would be alone for an instant, and requests of that instant would have to be repeated.
+    pub(crate) fn found(&mut self, first: ListenerId) -> Vec<Step> {
+        self.members.push(Member::Listener(first));
+        self.selected.push(first);
+        let mut steps = vec![Step::Listen(Member::Listener(first)), Step::Program(self.selection())];
         self.members.push(Member::Anchor);
-        // The first to join will have index 1; until then requests are dropped and repeated, never lost.
-        let first = Selection { route: None, targets: vec![1] };
-        // The program comes after `listen`: a socket that has one is refused there (EADDRINUSE) beside a listener on an overlapping address, shared
-        // or not, as of a server that probes 0.0.0.0 before 127.0.0.1 (inet_csk_bind_conflict: `reuseport_cb_ok`).
-        vec![Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor), Step::Program(first)]
+        steps.extend([Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor), Step::Program(self.selection())]);
+        steps
     }
 
     /// A listener joins: selected at once if nobody is, else muted and unselected.
@@ -354,11 +356,12 @@ mod tests {
         #[test]
         fn nobody_else_gets_a_connection(acts in proptest::collection::vec(act(), 1..40)) {
             let (mut order, mut kernel) = (Order::default(), Kernel::default());
-            for step in order.found() {
+            for step in order.found(ListenerId(1)) {
                 kernel.perform(&step);
-                prop_assert!(kernel.reach(CLIENT).is_empty());
+                prop_assert_eq!(kernel.reach(CLIENT), BTreeSet::from([1]));
+                prop_assert!(!kernel.may_drop(CLIENT), "nobody has to repeat a request, from the first instant");
             }
-            let mut next = 0;
+            let mut next = 1;
             let mut strangers: Vec<u32> = Vec::new();
             for act in acts {
                 let here: Vec<ListenerId> = order.members.iter().filter_map(|member| match member {
@@ -447,31 +450,31 @@ mod tests {
     #[test]
     fn the_last_member_moves_into_the_place_of_one_that_leaves() {
         let mut order = Order::default();
-        order.found();
-        for listener in 1..=3 {
+        order.found(ListenerId(1));
+        for listener in 2..=3 {
             order.join(ListenerId(listener));
         }
         order.select(&[ListenerId(3)]);
+        assert_eq!(order.members()[3], Member::Listener(ListenerId(3)));
         let one = |index| vec![Step::Program(Selection { route: None, targets: vec![index] })];
         assert_eq!(order.begin_leave(ListenerId(1))[..1], one(3));
-        assert_eq!(order.end_leave(ListenerId(1), None), one(1));
+        assert_eq!(order.end_leave(ListenerId(1), None), one(0));
     }
 
     #[test]
     fn a_filler_keeps_the_selected_in_its_place_until_the_next_one_joins() {
         let mut order = Order::default();
-        order.found();
-        order.join(ListenerId(1));
+        order.found(ListenerId(1));
         order.join(ListenerId(2));
         order.select(&[ListenerId(2)]);
         let (filler, _) = order.filler(1).expect("the selected one is the last");
         assert_eq!(order.filler(1), None);
         order.begin_leave(ListenerId(1));
         order.end_leave(ListenerId(1), None);
-        assert_eq!(order.members(), [Member::Anchor, filler, Member::Listener(ListenerId(2))]);
+        assert_eq!(order.members(), [filler, Member::Anchor, Member::Listener(ListenerId(2))]);
         order.join(ListenerId(3));
         order.end_fillers();
-        assert_eq!(order.members(), [Member::Anchor, Member::Listener(ListenerId(3)), Member::Listener(ListenerId(2))]);
+        assert_eq!(order.members(), [Member::Listener(ListenerId(3)), Member::Anchor, Member::Listener(ListenerId(2))]);
         order.select(&[ListenerId(3)]);
         assert_eq!(order.filler(1), None, "the last one leaves: nobody is moved");
     }
@@ -479,8 +482,7 @@ mod tests {
     #[test]
     fn selecting_strangers_changes_nothing() {
         let mut order = Order::default();
-        order.found();
-        order.join(ListenerId(1));
+        order.found(ListenerId(1));
         assert_eq!(order.select(&[ListenerId(9)]), []);
         assert_eq!(order.selected(), [ListenerId(1)]);
     }

@@ -225,12 +225,12 @@ pub fn bound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// Makes a fresh listener with a backlog of 0 drop all connection requests by filling its queue with one connection of our own,
-/// which nobody ever accepts. For where [`crate::reuseport::mute`] is not permitted. The listener must be the one that gets
-/// connections to its address now.
+/// which nobody ever accepts. For where [`crate::reuseport::mute`] is not permitted. `before` is told the source port of that
+/// connection before it is made, so that it can be routed to the listener.
 ///
 /// # Errors
 /// Those of `connect(2)`; `ETIMEDOUT` if it was not established within a tenth of a second.
-pub fn fill_queue(listener: impl AsFd) -> Result<(), Errno> {
+pub fn fill_queue(listener: impl AsFd, before: impl FnOnce(u16)) -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let mut to = address(&listener)?;
     if to.ip().is_unspecified() {
@@ -239,6 +239,8 @@ pub fn fill_queue(listener: impl AsFd) -> Result<(), Errno> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddr::new(to.ip(), 0))?;
+    before(address(&socket)?.port());
     match rustix::net::connect(&socket, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(error) => return Err(error),
@@ -343,7 +345,7 @@ mod tests {
     fn a_filled_queue_takes_nobody_and_refuses_nobody() {
         let listener = listener_for_test((Ipv4Addr::LOCALHOST, 0).into());
         rustix::net::listen(&listener, 0).expect("listen");
-        fill_queue(&listener).expect("fill");
+        fill_queue(&listener, |port| assert_ne!(port, 0)).expect("fill");
         assert_eq!(accept_queue(&listener), Ok(1));
         let to = address(&listener).expect("address");
         let tried = std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(100));
