@@ -17,13 +17,15 @@ pub const GOOD_RUN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     failures: u32,
+    /// Those of them, the last in a row, that never became ready.
+    unready: u32,
     seed: u64,
 }
 
 impl Backoff {
     /// No failure yet. The seed spreads the retries of services that failed for one reason.
     pub fn new(seed: u64) -> Self {
-        Self { failures: 0, seed }
+        Self { failures: 0, unready: 0, seed }
     }
 
     /// Failures since the last good run.
@@ -35,6 +37,8 @@ impl Backoff {
     /// after a good run and after the first crash of one that was ready, else ±20 % around 100 ms, 200 ms, … up to its cap.
     pub fn after_run(&mut self, served: Duration) -> Duration {
         let was_ready = served > Duration::ZERO;
+        let unready = self.unready;
+        self.unready = if was_ready { 0 } else { unready.saturating_add(1) };
         if served >= GOOD_RUN {
             self.failures = 0;
             return Duration::ZERO;
@@ -44,7 +48,7 @@ impl Backoff {
         if was_ready && before == 0 {
             return Duration::ZERO;
         }
-        let (exponent, cap) = if was_ready { (before - 1, CAP_AFTER_READY) } else { (before, CAP) };
+        let (exponent, cap) = if was_ready { (before - 1, CAP_AFTER_READY) } else { (unready, CAP) };
         let wait = FIRST.saturating_mul(1 << exponent.min(16)).min(cap);
         // 80 % to 120 % in steps of 1/1024.
         wait * (819 + (self.random() % 411) as u32) / 1024
@@ -53,6 +57,7 @@ impl Backoff {
     /// It was told to start again by a person: what failed before no longer counts.
     pub fn reset(&mut self) {
         self.failures = 0;
+        self.unready = 0;
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014): tiny, and good enough to spread retries.
@@ -100,6 +105,15 @@ mod tests {
             let wait = backoff.after_run(served);
             assert!(wait >= ideal * 79 / 100 && wait <= ideal * 121 / 100, "crash {n}: {wait:?} around {ideal:?}");
         }
+    }
+
+    #[test]
+    fn one_start_that_fails_among_many_crashes_waits_no_longer_than_a_first_one() {
+        let mut backoff = Backoff::new(7);
+        for _ in 0..20 {
+            backoff.after_run(Duration::from_secs(1));
+        }
+        assert!(backoff.after_run(Duration::ZERO) <= FIRST * 121 / 100);
     }
 
     #[test]
