@@ -151,7 +151,7 @@ pub(super) fn costs(bench: &Bench) -> Result<Costs, String> {
     Ok(Costs { pss_kib, fds, wake_ups, idle_seconds })
 }
 
-/// Good answers a second, bare and under stayput, in turns; medians.
+/// Good answers a second, bare and under stayput, in pairs; medians.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Throughput {
     pub(super) server: String,
@@ -159,20 +159,30 @@ pub(super) struct Throughput {
     pub(super) rounds: u32,
     pub(super) bare: f64,
     pub(super) stayput: f64,
+    /// Under stayput by bare, of each pair; a virtual machine's speed drifts by more between pairs than within one.
+    pub(super) ratio: f64,
 }
 
 pub(super) fn throughput(bench: &Bench) -> Result<Vec<Throughput>, String> {
-    let rounds = bench.options.repeat(7, 2);
+    let rounds = bench.options.repeat(15, 2);
     let mut rows = Vec::new();
     for server in [Server::Go, Server::Nginx] {
         for keep_alive in [false, true] {
-            let (mut bare, mut under) = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                bare.push(bare_rate(bench, server, keep_alive)?);
-                under.push(stayput_rate(bench, server, keep_alive)?);
+            let (mut bare, mut under, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+            for round in 0..rounds {
+                // Whoever is first has the processors as the last pair left them: each is first as often as the other.
+                let under_first = if round % 2 == 1 { Some(stayput_rate(bench, server, keep_alive)?) } else { None };
+                let alone = bare_rate(bench, server, keep_alive)?;
+                let held = match under_first {
+                    Some(rate) => rate,
+                    None => stayput_rate(bench, server, keep_alive)?,
+                };
+                bare.push(alone);
+                under.push(held);
+                ratios.push(held / alone);
             }
-            let row =
-                Throughput { server: server.name().to_owned(), keep_alive, rounds, bare: median(&mut bare), stayput: median(&mut under) };
+            let (name, bare, stayput, ratio) = (server.name().to_owned(), median(&mut bare), median(&mut under), median(&mut ratios));
+            let row = Throughput { server: name, keep_alive, rounds, bare, stayput, ratio };
             println!("{row:?}");
             rows.push(row);
         }

@@ -163,13 +163,13 @@ fn costs(page: &mut String, figures: &Figures) -> std::fmt::Result {
     for row in &figures.throughput {
         writeln!(
             page,
-            "| Throughput of {}, {}, 8 clients, {} rounds in turns | bare {:.0}/s, under stayput {:.0}/s, ratio {:.3} | {} |",
+            "| Throughput of {}, {}, 8 clients, {} pairs in turns | bare {:.0}/s, under stayput {:.0}/s, ratio of a pair {:.3} (median) | {} |",
             row.server,
             if row.keep_alive { "keep-alive" } else { "fresh connections" },
             row.rounds,
             row.bare,
             row.stayput,
-            row.stayput / row.bare.max(1.0),
+            row.ratio,
             command("throughput")
         )?;
     }
