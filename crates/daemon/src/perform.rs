@@ -29,7 +29,7 @@ impl Reactor {
             }
             Effect::Spawn { service, generation } => {
                 let config = &self.world.services.get(&service)?.config;
-                let spec = translate::spawn_spec(config, generation);
+                let spec = translate::spawn_spec(config, &self.world.env, generation);
                 self.link.ask(Request::Spawn(Box::new(spec)), Asked::Spawn(to_keeper(generation)));
             }
             Effect::Steer { service, generation } => {

@@ -149,7 +149,7 @@ impl Reactor {
         let blob = std::mem::take(&mut dump.blob);
         let (world, fresh) = match Blob::decode(&blob).map_err(Failure::Blob)? {
             // Services that failed for one reason retry at different times: the seed is theirs alone.
-            Blob::Start(config) => (World::new(config, now().0 ^ u64::from(dump.guard_pid.unsigned_abs())), true),
+            Blob::Start(config) => (World::new(*config, now().0 ^ u64::from(dump.guard_pid.unsigned_abs())), true),
             Blob::State(world) => (*world, false),
         };
         let identity = Identity::of(&dump);

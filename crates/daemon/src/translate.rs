@@ -25,12 +25,12 @@ pub(crate) fn scope(scope: Scope) -> keeper::Scope {
     }
 }
 
-pub(crate) fn spawn_spec(config: &ServiceConfig, generation: GenerationId) -> keeper::SpawnSpec {
+pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: GenerationId) -> keeper::SpawnSpec {
     keeper::SpawnSpec {
         service: config.name.clone(),
         generation: to_keeper(generation),
         argv: config.argv.clone(),
-        env: config.env.clone(),
+        env: config.environment(base),
         cwd: config.cwd.clone(),
         output: match config.output {
             OutputKind::Pipes => keeper::OutputKind::Pipes,

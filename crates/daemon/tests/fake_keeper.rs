@@ -33,8 +33,8 @@ fn config(change: impl FnOnce(&mut ServiceConfig)) -> Vec<u8> {
     let mut service = ServiceConfig::new("web", vec![b"server".to_vec()]);
     service.soak = SOAK;
     change(&mut service);
-    let config = InstanceConfig { name: "test".to_owned(), mode: Mode::Run, report: ReportStyle::Plain, services: vec![service] };
-    Blob::Start(config).encode()
+    let config = InstanceConfig { services: vec![service], ..InstanceConfig::new("test", Mode::Run, ReportStyle::Plain) };
+    Blob::Start(Box::new(config)).encode()
 }
 
 fn dump(blob: Vec<u8>, generations: Vec<GenerationFacts>, listeners: Vec<ListenerFacts>) -> Dump {

@@ -11,7 +11,7 @@ pub const VERSION: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Blob {
     /// Nothing ran yet.
-    Start(InstanceConfig),
+    Start(Box<InstanceConfig>),
     /// It runs.
     State(Box<World>),
 }
@@ -70,12 +70,10 @@ mod tests {
         assert_eq!(Blob::decode(&[9, 0]), Err(BlobError::Version(9)));
         assert!(matches!(Blob::decode(&[VERSION, 77]), Err(BlobError::Decode(_))));
         let config = InstanceConfig {
-            name: "web".to_owned(),
-            mode: Mode::Run,
-            report: ReportStyle::Plain,
             services: vec![ServiceConfig::new("web", vec![b"true".to_vec()])],
+            ..InstanceConfig::new("web", Mode::Run, ReportStyle::Plain)
         };
-        let blob = Blob::Start(config);
+        let blob = Blob::Start(Box::new(config));
         assert_eq!(Blob::decode(&blob.encode()), Ok(blob));
     }
 }

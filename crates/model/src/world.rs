@@ -16,7 +16,7 @@ mod scenarios;
 #[cfg(test)]
 mod sim;
 
-use crate::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
+use crate::config::{Dashboard, InstanceConfig, LogsConfig, Mode, ReportStyle, ServiceConfig, Source};
 use crate::event::{Effect, Event, ExitStatus, GenerationId, StopWay};
 use crate::ledger::LedgerId;
 use crate::mono::Mono;
@@ -36,6 +36,14 @@ pub struct World {
     pub mode: Mode,
     /// How it speaks.
     pub report: ReportStyle,
+    /// Environment of all services.
+    pub env: Vec<Vec<u8>>,
+    /// The file that its configuration was read from.
+    pub source: Option<Source>,
+    /// Its dashboard.
+    pub dashboard: Option<Dashboard>,
+    /// Where output is kept.
+    pub logs: Option<LogsConfig>,
     /// Its services by name.
     pub services: BTreeMap<String, Service>,
     pub(crate) next_generation: u64,
@@ -68,6 +76,10 @@ impl World {
             name: config.name,
             mode: config.mode,
             report: config.report,
+            env: config.env,
+            source: config.source,
+            dashboard: config.dashboard,
+            logs: config.logs,
             services: config.services.into_iter().map(service).collect(),
             next_generation: 0,
             next_ledger: 0,

@@ -85,14 +85,15 @@ enum Restart {
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut service = service(args)?;
+    let env = environment();
     preflight::command(&args.command[0])?;
-    preflight::size(&service.argv, &service.env)?;
+    preflight::size(&service.argv, &env)?;
     preflight::ports(&service.ports)?;
     let runtime = directory(args)?;
     // The directory's name is the instance's name: it may have got a number.
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();
     service.name.clone_from(&name);
-    let config = InstanceConfig { name, mode: Mode::Run, report: style(args), services: vec![service] };
+    let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
     become_guard(runtime, &config)
 }
 
@@ -108,7 +109,7 @@ fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
-        blob: Blob::Start(config.clone()).encode(),
+        blob: Blob::Start(Box::new(config.clone())).encode(),
         control,
         lock: runtime.into_lock(),
         daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],
@@ -129,7 +130,6 @@ fn service(args: &Args) -> Result<ServiceConfig, Error> {
         Error::new(Kind::BadInput, "the working directory cannot be read").because(&error).hint("cd to a directory that exists")
     })?;
     let mut service = ServiceConfig::new(name, argv);
-    service.env = environment();
     service.cwd = working_directory.into_os_string().into_vec();
     service.ports = input::ports(&args.port)?;
     service.readiness = input::readiness(&args.ready)?;

@@ -57,7 +57,7 @@ impl Sim {
     pub(super) fn new(change: impl FnOnce(&mut ServiceConfig)) -> Self {
         let mut config = ServiceConfig::new(WEB, vec![b"server".to_vec()]);
         change(&mut config);
-        let config = InstanceConfig { name: WEB.to_owned(), mode: Mode::Run, report: ReportStyle::Plain, services: vec![config] };
+        let config = InstanceConfig { services: vec![config], ..InstanceConfig::new(WEB, Mode::Run, ReportStyle::Plain) };
         let mut sim = Self {
             world: World::new(config, 1),
             now: Mono(1_000_000_000),
