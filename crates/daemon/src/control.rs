@@ -409,6 +409,20 @@ impl Reactor {
             | What::Lost { .. }
             | What::HoldOver { .. }
             | What::SteerFailed { .. }
+            | What::WaitsFor { .. }
+            | What::Alive { .. }
+            | What::Completed { .. }
+            | What::TaskFailed { .. }
+            | What::RunSkipped { .. }
+            | What::GaveUp { .. }
+            | What::Unhealthy { .. }
+            | What::Healthy { .. }
+            | What::FilesChanged { .. }
+            | What::Canary { .. }
+            | What::Added
+            | What::Removed
+            | What::Reconfigured { .. }
+            | What::Reverted
             | What::Ended { .. }
             | What::Stopped { .. } => return None,
         })

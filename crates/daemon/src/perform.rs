@@ -32,7 +32,10 @@ impl Reactor {
                 let spec = translate::spawn_spec(config, &self.world.env, generation);
                 self.link.ask(Request::Spawn(Box::new(spec)), Asked::Spawn(to_keeper(generation)));
             }
-            Effect::Steer { service, generation } => {
+            Effect::Steer { generation, share: Some(_), .. } => {
+                return Some(Event::SteerFailed { generation, what: "the keeper does not steer shares".to_owned() });
+            }
+            Effect::Steer { service, generation, share: None } => {
                 let generation = to_keeper(generation);
                 self.link.ask(Request::Steer { service, generation }, Asked::Steer(generation));
             }
@@ -69,6 +72,12 @@ impl Reactor {
                     task.abort();
                 }
             }
+            Effect::Schedule { .. }
+            | Effect::Unschedule { .. }
+            | Effect::CheckHealth { .. }
+            | Effect::StopHealth { .. }
+            | Effect::WatchFiles { .. }
+            | Effect::UnwatchFiles { .. } => {}
             Effect::Say(notice) => self.say(&notice),
             Effect::Exit { status } => self.exit(status),
         }

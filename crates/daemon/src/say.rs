@@ -1,6 +1,6 @@
 //! Notices in words, for the console and for replies. Every sentence names the fact behind it.
 
-use stayput_model::config::ReportStyle;
+use stayput_model::config::{ReportStyle, When};
 use stayput_model::event::{DrainReport, ExitStatus};
 use stayput_model::ledger::Failure;
 use stayput_model::notice::{Notice, StopReason, What};
@@ -175,6 +175,47 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
         What::SteerFailed { generation, what } => {
             (Trouble, format!("new connections could not be steered to generation {generation}: {what}"))
         }
+        What::WaitsFor { services } => {
+            let services: Vec<String> = services.iter().map(|(service, when)| format!("{service} ({})", awaited(*when))).collect();
+            (Plain, format!("its start waits for {}", services.join(", ")))
+        }
+        What::Alive { generation, after } => {
+            (Good, format!("generation {generation} runs: its process has lived for {} and listens nowhere", span(*after)))
+        }
+        What::Completed { generation, took } => {
+            (Good, format!("run {generation} is complete: it exited with status 0 after {}", span(*took)))
+        }
+        What::TaskFailed { generation, status, took } => {
+            (Trouble, format!("run {generation} failed: it {} after {}", ended(*status), span(*took)))
+        }
+        What::RunSkipped { generation, running } => {
+            (Trouble, format!("a run was due and left out: run {generation} has been going on for {}", span(*running)))
+        }
+        What::GaveUp { starts, within, status } => {
+            let last = status.map_or_else(String::new, |status| format!("; the last one {}", ended(status)));
+            let starts = count(*starts, "start");
+            (Trouble, format!("given up: {starts} within {}{last}; a restart by hand tries again", span(*within)))
+        }
+        What::Unhealthy { generation, failures, what, restart } => {
+            let rest = if *restart { "it is restarted" } else { "it was restarted for this just now, the next restart waits" };
+            let times = count(*failures, "time");
+            (Trouble, format!("generation {generation} fails its health check: {what}, {times} in a row; {rest}"))
+        }
+        What::Healthy { generation, what } => (Good, format!("generation {generation} passes its health check again: {what}")),
+        What::FilesChanged { path, count: 1 } => (Plain, format!("{path} changed: it is restarted")),
+        What::FilesChanged { path, count } => (Plain, format!("{path} and {} changed: it is restarted", others(*count))),
+        What::Canary { generation, share, time } => {
+            let (whole, tenths) = (share / 10, share % 10);
+            let share = if tenths == 0 { whole.to_string() } else { format!("{whole}.{tenths}") };
+            (Good, format!("generation {generation} gets {share} % of the new connections for {}", span(*time)))
+        }
+        What::Added => (Plain, "new in the configuration".to_owned()),
+        What::Removed => (Plain, "no longer in the configuration: it finishes what it has, and stops".to_owned()),
+        What::Reconfigured { keys, restart } => {
+            let rest = if *restart { "it takes a new process" } else { "done without a restart" };
+            (Plain, format!("its configuration changed ({}): {rest}", keys.join(", ")))
+        }
+        What::Reverted => (Plain, "its command and environment are those of before again".to_owned()),
         What::Ended { status } => {
             let how = status.map_or_else(|| "it never ran".to_owned(), |status| format!("its main process {}", ended(status)));
             (Trouble, format!("it is over: {how}, and it is not started again"))
@@ -184,6 +225,19 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Good, format!("stopped: no process of it is left{how}"))
         }
     })
+}
+
+fn awaited(when: When) -> &'static str {
+    match when {
+        When::Started => "started",
+        When::Ready => "ready",
+        When::Completed => "completed",
+    }
+}
+
+/// "1 other file", "2 other files".
+fn others(count: u32) -> String {
+    self::count(count.saturating_sub(1), "other file")
 }
 
 fn remaining(left: DrainReport) -> String {
@@ -200,6 +254,7 @@ fn stop_reason(why: StopReason) -> &'static str {
         StopReason::Failed => "failed on probation",
         StopReason::HandingOver => "its successor waits for it",
         StopReason::Leftover => "left over",
+        StopReason::Removed => "no longer in the configuration",
     }
 }
 

@@ -133,6 +133,13 @@ fn phase(service: &Service) -> (ServicePhase, String) {
         Plan::Park | Plan::Succeed { .. } => {
             return (ServicePhase::Handover, "the old generation finishes; new connections wait".to_owned());
         }
+        Plan::After { waiting } => {
+            let services: Vec<&str> = waiting.iter().map(|after| after.service.as_str()).collect();
+            return (ServicePhase::Starting, format!("its start waits for {}", services.join(", ")));
+        }
+        Plan::GaveUp => {
+            return (ServicePhase::Ended, "it was started too often in too short a time; a restart by hand tries again".to_owned());
+        }
         Plan::Rest => {}
     }
     if let Some(old) = service.going_back() {

@@ -1,5 +1,6 @@
 //! What the world is told ([`Event`]) and what it asks for ([`Effect`]). Values only; the daemon translates them.
 
+use crate::config::InstanceConfig;
 use crate::notice::Notice;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -123,6 +124,20 @@ pub enum Event {
         /// Which.
         service: String,
     },
+    /// Replace the running generation by a new one, which gets a share of the new connections for some time before it gets all.
+    Canary {
+        /// Which.
+        service: String,
+        /// Share of new connections per mille, 1 to 999.
+        share: u16,
+        /// How long it has only the share.
+        time: Duration,
+    },
+    /// Command and environment of before the last change of them again; a restart if it runs.
+    Rollback {
+        /// Which.
+        service: String,
+    },
     /// Stop a service.
     Stop {
         /// Which.
@@ -130,6 +145,16 @@ pub enum Event {
         /// How.
         way: StopWay,
     },
+    /// Stop several services; one that others of them start after is stopped when those are down.
+    StopSome {
+        /// Which.
+        services: Vec<String>,
+        /// How.
+        way: StopWay,
+    },
+    /// The configuration is this from now on: what is new starts, what is no longer there stops, what changed is changed, and nothing
+    /// else is touched. Name, mode and style of the instance stay.
+    Configure(Box<InstanceConfig>),
     /// Stop all services and end the instance.
     Shutdown {
         /// How.
@@ -261,6 +286,38 @@ pub enum Event {
         /// What it has left.
         report: DrainReport,
     },
+    /// When the next run of a task is due, as [`Effect::Schedule`] asked; `None`: never.
+    Scheduled {
+        /// Which.
+        service: String,
+        /// Milliseconds since 1970 (UTC).
+        at_ms: Option<u64>,
+    },
+    /// That time has come.
+    Due {
+        /// Which.
+        service: String,
+        /// When it was due, in milliseconds since 1970 (UTC).
+        at_ms: u64,
+    },
+    /// A health check is done.
+    Health {
+        /// Whose.
+        generation: GenerationId,
+        /// It was passed.
+        passed: bool,
+        /// The evidence, as a phrase: "GET /health was answered with 503".
+        what: String,
+    },
+    /// Watched files changed, and have been quiet since for the service's debounce time.
+    FilesChanged {
+        /// Whose.
+        service: String,
+        /// The first that changed, as a person reads it.
+        path: String,
+        /// How many did.
+        count: u32,
+    },
     /// Its listeners are released.
     Released {
         /// Which generation.
@@ -296,12 +353,14 @@ pub enum Effect {
         /// Which.
         generation: GenerationId,
     },
-    /// All new connections to this generation. Comes back as [`Event::Steered`] or [`Event::SteerFailed`].
+    /// All new connections to this generation, or a share of them. Comes back as [`Event::Steered`] or [`Event::SteerFailed`].
     Steer {
         /// Which service.
         service: String,
         /// To whom.
         generation: GenerationId,
+        /// Per mille of the new connections; the others stay where they are. `None`: all.
+        share: Option<u16>,
     },
     /// Let new connections wait. Comes back as [`Event::Parked`] or [`Event::ParkFailed`].
     Park {
@@ -360,6 +419,42 @@ pub enum Effect {
     StopWatch {
         /// Whose.
         generation: GenerationId,
+    },
+    /// Find out when its next run is due, say so by [`Event::Scheduled`], and then by [`Event::Due`]. Takes the place of an earlier one.
+    Schedule {
+        /// Which service.
+        service: String,
+        /// The cron expression, in local time.
+        cron: String,
+        /// When a run was due that has been begun: no run is due at that time or before. Milliseconds since 1970 (UTC).
+        after_ms: Option<u64>,
+        /// When the next one was due when that was last found out: past by now, it is due at once.
+        expected_ms: Option<u64>,
+    },
+    /// No run of it is of interest any more.
+    Unschedule {
+        /// Which service.
+        service: String,
+    },
+    /// Check its health as its service says from now on. Comes back as [`Event::Health`], again and again.
+    CheckHealth {
+        /// Whose.
+        generation: GenerationId,
+    },
+    /// Its health is no longer of interest.
+    StopHealth {
+        /// Whose.
+        generation: GenerationId,
+    },
+    /// Watch the service's files (anew, as its configuration says now). Comes back as [`Event::FilesChanged`].
+    WatchFiles {
+        /// Which service.
+        service: String,
+    },
+    /// Its files are no longer of interest.
+    UnwatchFiles {
+        /// Which service.
+        service: String,
     },
     /// Tell people and programs.
     Say(Notice),

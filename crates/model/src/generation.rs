@@ -18,12 +18,25 @@ pub struct Generation {
     pub trap: Trap,
     /// Binds that were refused, the latest few.
     pub refused: Vec<(SocketAddr, i32)>,
+    /// What its health checks say, once there was one.
+    pub health: Option<HealthState>,
     /// When it was forked (or asked for).
     pub spawned: Mono,
     /// When its phase began.
     pub since: Mono,
     /// Where it is.
     pub phase: Phase,
+}
+
+/// What the health checks of a generation say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthState {
+    /// Failures in a row; 0: the last check was passed.
+    pub failures: u32,
+    /// The evidence of the last check.
+    pub what: String,
+    /// When it was done.
+    pub at: Mono,
 }
 
 /// The main process of a generation.
@@ -167,7 +180,16 @@ pub enum Drain {
 impl Generation {
     /// A generation that the keeper is asked for now.
     pub fn new(id: GenerationId, now: Mono) -> Self {
-        Self { id, main: Main::Unborn, trap: Trap::Unknown, refused: Vec::new(), spawned: now, since: now, phase: Phase::Spawning }
+        Self {
+            id,
+            main: Main::Unborn,
+            trap: Trap::Unknown,
+            refused: Vec::new(),
+            health: None,
+            spawned: now,
+            since: now,
+            phase: Phase::Spawning,
+        }
     }
 
     /// Goes over to another phase.

@@ -1,5 +1,6 @@
 //! What there is to tell. Each notice is a fact with its evidence; the words are made elsewhere.
 
+use crate::config::When;
 use crate::event::{DrainReport, ExitStatus, GenerationId};
 use crate::ledger::{Failure, LedgerId};
 use serde::{Deserialize, Serialize};
@@ -231,6 +232,97 @@ pub enum What {
         /// What failed.
         what: String,
     },
+    /// Its start waits for other services.
+    WaitsFor {
+        /// For whom, and for what of them.
+        services: Vec<(String, When)>,
+    },
+    /// It lives and listens nowhere, and is taken for one that never will.
+    Alive {
+        /// Which.
+        generation: GenerationId,
+        /// Time since it was forked.
+        after: Duration,
+    },
+    /// A task ran to its end with status 0.
+    Completed {
+        /// Which run.
+        generation: GenerationId,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// A task ended otherwise.
+    TaskFailed {
+        /// Which run.
+        generation: GenerationId,
+        /// How.
+        status: ExitStatus,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// A run was due while the one before it went on: it was left out.
+    RunSkipped {
+        /// The run that goes on.
+        generation: GenerationId,
+        /// How long it has been running.
+        running: Duration,
+    },
+    /// It was started so often that it is left alone.
+    GaveUp {
+        /// Starts.
+        starts: u32,
+        /// Within this time.
+        within: Duration,
+        /// How the last one ended.
+        status: Option<ExitStatus>,
+    },
+    /// Its health check failed so often in a row that it counts.
+    Unhealthy {
+        /// Which.
+        generation: GenerationId,
+        /// Failures in a row.
+        failures: u32,
+        /// What the last one said.
+        what: String,
+        /// It is restarted now; else it was restarted for this so recently that it has to wait.
+        restart: bool,
+    },
+    /// It passes its health check again.
+    Healthy {
+        /// Which.
+        generation: GenerationId,
+        /// The evidence.
+        what: String,
+    },
+    /// Watched files changed: it is restarted.
+    FilesChanged {
+        /// The first that changed.
+        path: String,
+        /// How many did.
+        count: u32,
+    },
+    /// A new generation gets a share of the new connections.
+    Canary {
+        /// Which.
+        generation: GenerationId,
+        /// Per mille.
+        share: u16,
+        /// For how long.
+        time: Duration,
+    },
+    /// It came into the configuration.
+    Added,
+    /// It is no longer in the configuration: it finishes what it has, and stops.
+    Removed,
+    /// Its configuration changed.
+    Reconfigured {
+        /// The names of the keys that changed.
+        keys: Vec<String>,
+        /// They take a new process.
+        restart: bool,
+    },
+    /// Command and environment of before are its own again.
+    Reverted,
     /// The service ended and is not started again.
     Ended {
         /// How.
@@ -262,4 +354,6 @@ pub enum StopReason {
     HandingOver,
     /// What its main process left behind.
     Leftover,
+    /// It is no longer in the configuration, or is disabled there.
+    Removed,
 }

@@ -162,7 +162,7 @@ impl Service {
             let asked = fresh.contains(&id);
             match &generation.phase {
                 Phase::Starting { .. } => effects.push(Effect::Probe { generation: id }),
-                Phase::Switching(_) if !asked => effects.push(Effect::Steer { service: name.clone(), generation: id }),
+                Phase::Switching(_) if !asked => effects.push(Effect::Steer { service: name.clone(), generation: id, share: None }),
                 Phase::Releasing if !asked => effects.push(Effect::Release { generation: id }),
                 Phase::Draining { deadline, not_before, .. } => {
                     effects.push(Effect::Watch { generation: id, within: (*deadline).max(*not_before).since(now) });
@@ -188,7 +188,7 @@ impl Service {
                     effects.push(Effect::Hold { service: name.clone(), address: *address });
                 }
             }
-            Plan::Rest | Plan::BackOff { .. } | Plan::Succeed { .. } => {}
+            Plan::Rest | Plan::BackOff { .. } | Plan::After { .. } | Plan::GaveUp | Plan::Succeed { .. } => {}
         }
     }
 }

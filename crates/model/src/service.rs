@@ -2,7 +2,7 @@
 //! [`crate::world`]'s modules.
 
 use crate::backoff::Backoff;
-use crate::config::ServiceConfig;
+use crate::config::{After, ServiceConfig};
 use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin};
 use crate::generation::{Generation, Phase, Way};
 use crate::ledger::{Ledger, LedgerId, Outcome};
@@ -11,6 +11,7 @@ use crate::notice::{Notice, What};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// `EADDRINUSE` (asm-generic/errno.h).
 pub const EADDRINUSE: i32 = 98;
@@ -41,6 +42,13 @@ pub enum Plan {
         /// When.
         until: Mono,
     },
+    /// A generation is started when other services have come so far.
+    After {
+        /// What is not reached yet.
+        waiting: Vec<After>,
+    },
+    /// Nothing: it was started too often in too short a time. A start by hand begins anew.
+    GaveUp,
     /// The keeper was asked to let new connections wait (a restart without overlap).
     Park,
     /// A generation is started when this one has gone (a restart without overlap).
@@ -48,6 +56,19 @@ pub enum Plan {
         /// Whom.
         after: GenerationId,
     },
+}
+
+/// A run of a task that came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Which.
+    pub generation: GenerationId,
+    /// How its main process ended.
+    pub status: ExitStatus,
+    /// How long it ran.
+    pub took: Duration,
+    /// When it ended.
+    pub ended: Mono,
 }
 
 /// One service.
@@ -73,6 +94,10 @@ pub struct Service {
     pub unserved: Option<Mono>,
     /// The last generation that counted (was to serve), and how its main process ended.
     pub last_exit: Option<(GenerationId, ExitStatus)>,
+    /// The last run of a task that came to its end.
+    pub last_run: Option<Run>,
+    /// When its next run is due, in milliseconds since 1970 (UTC).
+    pub next_run_ms: Option<u64>,
     /// A generation was ready once.
     pub(crate) was_ready: bool,
     /// Another restart follows this one.
@@ -109,6 +134,8 @@ impl Service {
             starts: 0,
             unserved: None,
             last_exit: None,
+            last_run: None,
+            next_run_ms: None,
             was_ready: false,
             again: false,
             tried: BTreeSet::new(),

@@ -132,7 +132,6 @@ impl World {
 
     fn apply(&mut self, event: Event, now: Mono, effects: &mut Vec<Effect>) {
         match event {
-            Event::Tick => {}
             Event::Start { service } => {
                 if self.ending == Ending::No {
                     self.with(&service, now, effects, Service::start);
@@ -150,6 +149,19 @@ impl World {
                     self.with(&service, now, effects, |service, turn| service.stop(way, turn));
                 }
             }
+            Event::StopSome { services, way } => {
+                for service in services {
+                    self.apply(Event::Stop { service, way }, now, effects);
+                }
+            }
+            Event::Tick
+            | Event::Canary { .. }
+            | Event::Rollback { .. }
+            | Event::Configure(_)
+            | Event::Scheduled { .. }
+            | Event::Due { .. }
+            | Event::Health { .. }
+            | Event::FilesChanged { .. } => {}
             Event::Shutdown { way, signal } => self.shut_down(way, signal, now, effects),
             Event::Spawned { generation, pid } => self.of(generation, now, effects, |s, turn| s.spawned(generation, pid, turn)),
             Event::SpawnFailed { generation, what } => self.of(generation, now, effects, |s, turn| s.spawn_failed(generation, what, turn)),

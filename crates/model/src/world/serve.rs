@@ -213,7 +213,7 @@ impl Service {
         if let Some(incoming) = self.incoming() {
             // Connections wait in the queue of the new one from now on, if it has one yet; else the dead one's queue is handed to it.
             if self.listeners.values().any(|listener| listener.owner == Some(incoming)) {
-                turn.effect(Effect::Steer { service: self.config.name.clone(), generation: incoming });
+                turn.effect(Effect::Steer { service: self.config.name.clone(), generation: incoming, share: None });
             }
             return;
         }
@@ -222,7 +222,7 @@ impl Service {
             Plan::Park | Plan::Succeed { .. } => {
                 self.spawn(turn);
             }
-            Plan::Rest | Plan::Hold { .. } | Plan::BackOff { .. } => {
+            Plan::Rest | Plan::Hold { .. } | Plan::BackOff { .. } | Plan::After { .. } | Plan::GaveUp => {
                 if self.restarts_after(status) {
                     self.account(Some(id), false, turn);
                 }
@@ -250,7 +250,7 @@ impl Service {
             turn.effect(Effect::StopWatch { generation: old });
         }
         self.say(What::RollingBack { from: failed, to: old, failure }, turn);
-        turn.effect(Effect::Steer { service: self.config.name.clone(), generation: old });
+        turn.effect(Effect::Steer { service: self.config.name.clone(), generation: old, share: None });
         self.stop_generation(failed, StopReason::Failed, turn);
     }
 

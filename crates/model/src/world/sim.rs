@@ -201,7 +201,16 @@ impl Sim {
             Effect::Exit { status } => {
                 assert!(self.exit.replace(status).is_none(), "told to exit twice");
             }
-            Effect::Probe { .. } | Effect::StopProbe { .. } | Effect::Watch { .. } | Effect::StopWatch { .. } => {}
+            Effect::Probe { .. }
+            | Effect::StopProbe { .. }
+            | Effect::Watch { .. }
+            | Effect::StopWatch { .. }
+            | Effect::Schedule { .. }
+            | Effect::Unschedule { .. }
+            | Effect::CheckHealth { .. }
+            | Effect::StopHealth { .. }
+            | Effect::WatchFiles { .. }
+            | Effect::UnwatchFiles { .. } => {}
         }
     }
 
@@ -372,6 +381,8 @@ impl Sim {
             Plan::Rest => {}
             Plan::Hold { .. } => text.push_str(" hold"),
             Plan::BackOff { .. } => text.push_str(" backoff"),
+            Plan::After { .. } => text.push_str(" after"),
+            Plan::GaveUp => text.push_str(" gave-up"),
             Plan::Park => text.push_str(" park"),
             Plan::Succeed { after } => {
                 let _ = write!(text, " after-{after}");

@@ -218,7 +218,7 @@ impl Service {
             Phase::Serving { .. } | Phase::Switching(Way::Forward) => {
                 self.say(what, turn);
                 if !facts.selected {
-                    turn.effect(Effect::Steer { service: self.config.name.clone(), generation: owner });
+                    turn.effect(Effect::Steer { service: self.config.name.clone(), generation: owner, share: None });
                 }
             }
             Phase::Switching(Way::Back { .. })
@@ -296,7 +296,7 @@ impl Service {
             self.say(What::WentToBackground { generation: id }, turn);
         }
         if listens {
-            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: id });
+            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: id, share: None });
         } else {
             // It has no socket in our hands: there is nothing to steer.
             self.steered(id, turn);
@@ -406,12 +406,12 @@ impl Service {
             return self.replace(serving, turn);
         }
         match self.plan {
-            Plan::Rest | Plan::BackOff { .. } => {
+            Plan::Rest | Plan::BackOff { .. } | Plan::GaveUp => {
                 self.account(None, true, turn);
                 self.begin_again(turn);
             }
             // Held: it starts as soon as it can, which is all that a restart could do.
-            Plan::Hold { .. } | Plan::Park | Plan::Succeed { .. } => {}
+            Plan::Hold { .. } | Plan::After { .. } | Plan::Park | Plan::Succeed { .. } => {}
         }
     }
 
@@ -480,7 +480,7 @@ impl Service {
     /// The connections were about to go to a generation that failed: they stay where they were.
     pub(crate) fn keep_serving(&mut self, turn: &mut Turn<'_>) {
         if let Some(serving) = self.serving() {
-            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: serving });
+            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: serving, share: None });
         }
     }
 
