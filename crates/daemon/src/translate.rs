@@ -37,6 +37,11 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
             OutputKind::Pty { rows, columns } => keeper::OutputKind::Pty { rows, columns },
         },
         notify: matches!(config.readiness, Readiness::Notify),
+        credentials: None,
+        umask: None,
+        rlimits: Vec::new(),
+        limits: keeper::Limits::default(),
+        declared: config.ports.clone(),
     }
 }
 
@@ -53,7 +58,9 @@ fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
         keeper::ExecStage::Session => "making its session",
         keeper::ExecStage::Stdio => "setting up its standard streams",
         keeper::ExecStage::WorkingDirectory => "chdir",
+        keeper::ExecStage::Limits => "setting its resource limits",
         keeper::ExecStage::Filter => "installing the seccomp filter",
+        keeper::ExecStage::Credentials => "changing to its user",
         keeper::ExecStage::Exec => "execve",
     };
     ExecFailure { stage: stage.to_owned(), errno }

@@ -120,6 +120,49 @@ pub struct SpawnSpec {
     pub output: OutputKind,
     /// Make an `sd_notify` socket for it.
     pub notify: bool,
+    /// The user it runs as; `None`: ours.
+    pub credentials: Option<Credentials>,
+    /// File mode creation mask, at most `0o777`; `None`: ours.
+    pub umask: Option<u32>,
+    /// Resource limits of its processes; those that are not named stay as they were when the instance was started.
+    pub rlimits: Vec<Rlimit>,
+    /// Limits of all its processes together, where a control group can be made.
+    pub limits: Limits,
+    /// Addresses declared for the service: passed as open sockets where binds cannot be caught, and bound for it whatever its rights.
+    pub declared: Vec<SocketAddr>,
+}
+
+/// A user that a generation runs as, by number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// User id: real, effective and saved.
+    pub uid: u32,
+    /// Group id: real, effective and saved.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A resource limit (setrlimit(2)); `u64::MAX` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_*`.
+    pub resource: i32,
+    /// What holds.
+    pub soft: u64,
+    /// To what the process may raise it.
+    pub hard: u64,
+}
+
+/// Limits of all processes of a generation together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Per cent of one processor.
+    pub cpu: Option<u32>,
+    /// Processes and threads.
+    pub tasks: Option<u32>,
 }
 
 /// Kind of a generation's standard output.
@@ -304,10 +347,14 @@ pub enum ExecStage {
     Session,
     /// Standard input, output and error.
     Stdio,
+    /// Resource limits and file mode creation mask.
+    Limits,
+    /// The seccomp filter, and the sockets that are passed without one.
+    Filter,
+    /// Groups and user.
+    Credentials,
     /// `chdir`.
     WorkingDirectory,
-    /// The seccomp filter.
-    Filter,
     /// `execve`.
     Exec,
 }

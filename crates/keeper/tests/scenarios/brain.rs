@@ -2,7 +2,7 @@
 
 use stayput_keeper::client::KeeperClient;
 use stayput_keeper::protocol::{
-    Dump, Event, ExitStatus, FromKeeper, GenerationId, ListenerFacts, OutputKind, Reply, Request, SpawnSpec, ToKeeper, Trap,
+    Dump, Event, ExitStatus, FromKeeper, GenerationId, Limits, ListenerFacts, OutputKind, Reply, Request, SpawnSpec, ToKeeper, Trap,
 };
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -96,19 +96,14 @@ impl Brain {
     }
 
     pub(crate) fn spawn(&mut self, id: u64, argv: &[&str]) -> i32 {
-        let env = std::env::vars_os().map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).collect();
-        let spec = SpawnSpec {
-            service: "web".into(),
-            generation: GenerationId(id),
-            argv: argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
-            env,
-            cwd: b"/".to_vec(),
-            output: OutputKind::Pipes,
-            notify: false,
-        };
+        self.start(spec(id, argv))
+    }
+
+    pub(crate) fn start(&mut self, spec: SpawnSpec) -> i32 {
+        let id = spec.generation;
         match self.ask(Request::Spawn(Box::new(spec))) {
             (Reply::Spawned { pid, .. }, mut descriptors) => {
-                self.outputs.push((GenerationId(id), std::fs::File::from(descriptors.remove(0))));
+                self.outputs.push((id, std::fs::File::from(descriptors.remove(0))));
                 pid
             }
             (other, _) => panic!("spawn: {other:?}"),
@@ -238,4 +233,22 @@ pub(crate) fn fifo() -> std::path::PathBuf {
 pub(crate) fn brain_of_headless() -> std::path::PathBuf {
     let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     directory.join("headless")
+}
+
+/// A generation of the service "web" with the environment of this program.
+pub(crate) fn spec(id: u64, argv: &[&str]) -> SpawnSpec {
+    SpawnSpec {
+        service: "web".into(),
+        generation: GenerationId(id),
+        argv: argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+        env: std::env::vars_os().map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()).collect(),
+        cwd: b"/".to_vec(),
+        output: OutputKind::Pipes,
+        notify: false,
+        credentials: None,
+        umask: None,
+        rlimits: Vec::new(),
+        limits: Limits::default(),
+        declared: Vec::new(),
+    }
 }
