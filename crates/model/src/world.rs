@@ -36,7 +36,8 @@ pub struct World {
     pub mode: Mode,
     /// How it speaks.
     pub report: ReportStyle,
-    /// Its services by name.
+    /// Its services by name. Each is written down on its own ([`crate::blob`]).
+    #[serde(skip)]
     pub services: BTreeMap<String, Service>,
     pub(crate) next_generation: u64,
     pub(crate) next_ledger: u64,
