@@ -200,16 +200,17 @@ fn a_reader_that_went_away_is_no_panic() {
 }
 
 #[test]
-fn run_refuses_an_environment_that_no_daemon_could_be_told_of() {
+fn run_refuses_an_environment_with_which_nothing_could_be_executed() {
     let place = Place::new();
     let large = "x".repeat(100_000);
     let mut command = place.command(&["run", "--", "true"]);
-    let Output { status, stderr, .. } = command.env("LARGE", &large).env("LARGE_TOO", &large).output().unwrap();
+    let variables = |count: usize| (0..count).map(|nth| format!("LARGE_{nth}")).map(|name| (name, large.as_str()));
+    let Output { status, stderr, .. } = command.envs(variables(12)).output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("bytes, more than") && text.contains("LARGE"), "{text}");
     assert!(!place.base().exists());
     // What is let through is enough for a real start.
-    let status = place.command(&["run", "--restart", "never", "--", "true"]).env("LARGE", &large).output().unwrap().status;
+    let status = place.command(&["run", "--restart", "never", "--", "true"]).envs(variables(9)).output().unwrap().status;
     assert_eq!(status.code(), Some(0));
 }

@@ -10,7 +10,7 @@ use crate::say::{self, Mark};
 use crate::translate::{self, Meaning};
 use stayput_keeper::client::ChannelError;
 use stayput_keeper::protocol::{DescriptorKind, Dump, GenerationId as GenerationIdOfKeeper, Reply, Request, Scope};
-use stayput_model::blob::BlobError;
+use stayput_model::blob::{self, BlobError, INSTANCE};
 use stayput_model::event::{Effect, Event, GenerationId};
 use stayput_model::{Blob, Mono, World};
 use std::cell::{Cell, RefCell};
@@ -106,7 +106,8 @@ pub(crate) struct Reactor {
     pub(crate) waiters: Vec<control::Waiter>,
     /// Answers that are not written to their sockets yet.
     pub(crate) unwritten: Rc<Cell<usize>>,
-    blob: Vec<u8>,
+    /// What the keeper keeps for us: the parts of the world as they were sent.
+    kept: BTreeMap<String, Vec<u8>>,
     pending: VecDeque<Event>,
 }
 
@@ -146,8 +147,8 @@ async fn first_dump(link: &Link) -> Result<Option<Dump>, Failure> {
 
 impl Reactor {
     fn start(link: Rc<Link>, console: Console, to: UnboundedSender<Message>, mut dump: Dump) -> Result<Self, Failure> {
-        let blob = std::mem::take(&mut dump.blob);
-        let (world, fresh) = match Blob::decode(&blob).map_err(Failure::Blob)? {
+        let blobs = std::mem::take(&mut dump.blobs);
+        let (world, fresh) = match Blob::decode(&blobs).map_err(Failure::Blob)? {
             // Services that failed for one reason retry at different times: the seed is theirs alone.
             Blob::Start(config) => (World::new(*config, now().0 ^ u64::from(dump.guard_pid.unsigned_abs())), true),
             Blob::State(world) => (*world, false),
@@ -165,7 +166,7 @@ impl Reactor {
             outputs: BTreeMap::new(),
             waiters: Vec::new(),
             unwritten: Rc::default(),
-            blob,
+            kept: blobs.into_iter().collect(),
             pending: VecDeque::new(),
         };
         if fresh {
@@ -326,15 +327,31 @@ impl Reactor {
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         // The state first, on the same wire: whatever of the effects a crash leaves undone, the next daemon knows that it was meant.
-        let blob = Blob::State(Box::new(self.world.clone())).encode();
-        if blob != self.blob {
-            self.link.ask(Request::SetBlob(blob.clone()), Asked::Other("the state could not be kept"));
-            self.blob = blob;
+        let changed = self.changed();
+        if !changed.is_empty() {
+            self.link.ask(Request::SetBlobs(changed), Asked::Other("the state could not be kept"));
         }
         for effect in effects {
             let known = self.perform(effect);
             self.pending.extend(known);
         }
+    }
+
+    /// The parts of the world that are not what the keeper keeps; from here on they are.
+    fn changed(&mut self) -> Vec<(String, Vec<u8>)> {
+        let instance = (INSTANCE.to_owned(), blob::instance_part(&self.world));
+        let services = self.world.services.iter().map(|(name, service)| (name.clone(), blob::service_part(service)));
+        let mut changed: Vec<_> = services.chain([instance]).filter(|(key, bytes)| self.kept.get(key) != Some(bytes)).collect();
+        let gone = self.kept.keys().filter(|key| *key != INSTANCE && !self.world.services.contains_key(*key));
+        changed.extend(gone.map(|key| (key.clone(), Vec::new())));
+        for (key, bytes) in &changed {
+            if bytes.is_empty() {
+                self.kept.remove(key);
+            } else {
+                self.kept.insert(key.clone(), bytes.clone());
+            }
+        }
+        changed
     }
 
     /// Writes a sentence of our own.

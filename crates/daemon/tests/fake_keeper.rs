@@ -11,6 +11,7 @@ use stayput_keeper::protocol::{
 use stayput_model::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
 use stayput_model::{Blob, config};
 use stayput_wire::{Client, GenerationPhase, Measured, Outcome, Reply as Answer, Request as Question, ServicePhase};
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,25 +27,25 @@ struct FakeKeeper {
     channel: Channel<FromKeeper, ToKeeper>,
     daemon: JoinHandle<ExitCode>,
     directory: tempfile::TempDir,
-    blob: Vec<u8>,
+    blobs: BTreeMap<String, Vec<u8>>,
 }
 
-fn config(change: impl FnOnce(&mut ServiceConfig)) -> Vec<u8> {
+fn config(change: impl FnOnce(&mut ServiceConfig)) -> Vec<(String, Vec<u8>)> {
     let mut service = ServiceConfig::new("web", vec![b"server".to_vec()]);
     service.soak = SOAK;
     change(&mut service);
     let config = InstanceConfig { services: vec![service], ..InstanceConfig::new("test", Mode::Run, ReportStyle::Plain) };
-    Blob::Start(Box::new(config)).encode()
+    Blob::Start(Box::new(config)).parts()
 }
 
-fn dump(blob: Vec<u8>, generations: Vec<GenerationFacts>, listeners: Vec<ListenerFacts>) -> Dump {
+fn dump(blobs: Vec<(String, Vec<u8>)>, generations: Vec<GenerationFacts>, listeners: Vec<ListenerFacts>) -> Dump {
     Dump {
         instance: "test".to_owned(),
         guard_pid: std::process::id().try_into().unwrap(),
         keeper_pid: 1,
         keeper_deaths: 0,
         daemon_deaths: u32::from(!generations.is_empty()),
-        blob,
+        blobs,
         generations,
         listeners,
         waiting: Vec::new(),
@@ -60,7 +61,7 @@ impl FakeKeeper {
         let directory = tempfile::tempdir().unwrap();
         let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.path().join("control.sock")).unwrap().into();
         let daemon = std::thread::spawn(move || stayput_daemon::run(theirs, control));
-        let mut keeper = Self { channel: Channel::new(ours), daemon, directory, blob: facts.blob.clone() };
+        let mut keeper = Self { channel: Channel::new(ours), daemon, directory, blobs: facts.blobs.iter().cloned().collect() };
         let seq = keeper.expect(|request| matches!(request, Request::Dump)).0;
         keeper.reply(seq, Reply::Dump(Box::new(facts)), &[]);
         keeper
@@ -87,8 +88,8 @@ impl FakeKeeper {
     fn expect(&mut self, is: impl Fn(&Request) -> bool) -> (u64, Request) {
         loop {
             let ToKeeper { seq, request } = self.next();
-            if let Request::SetBlob(blob) = request {
-                self.blob = blob;
+            if let Request::SetBlobs(blobs) = request {
+                self.blobs.extend(blobs);
                 self.reply(seq, Reply::Done, &[]);
                 continue;
             }
@@ -150,9 +151,9 @@ impl FakeKeeper {
         self.grant(|r| matches!(r, Request::Forget { generation } if is(generation)));
     }
 
-    fn hang_up(self) -> (Vec<u8>, ExitCode) {
+    fn hang_up(self) -> (Vec<(String, Vec<u8>)>, ExitCode) {
         drop(self.channel);
-        (self.blob, self.daemon.join().unwrap())
+        (self.blobs.into_iter().collect(), self.daemon.join().unwrap())
     }
 }
 
@@ -271,11 +272,11 @@ fn a_daemon_that_starts_anew_carries_on_and_touches_nothing() {
     let mut keeper = keeper;
     status(&keeper.socket());
     while let Some((message, _)) = keeper.channel.receive().unwrap() {
-        if let Request::SetBlob(blob) = message.request {
-            keeper.blob = blob;
+        if let Request::SetBlobs(blobs) = message.request {
+            keeper.blobs.extend(blobs);
         }
     }
-    let (blob, code) = keeper.hang_up();
+    let (blobs, code) = keeper.hang_up();
     assert_eq!(code, ExitCode::SUCCESS);
 
     let facts = GenerationFacts {
@@ -287,7 +288,7 @@ fn a_daemon_that_starts_anew_carries_on_and_touches_nothing() {
         exit: None,
         tree_empty: false,
     };
-    let mut keeper = FakeKeeper::start(dump(blob, vec![facts], vec![listener(1, address, true)]));
+    let mut keeper = FakeKeeper::start(dump(blobs, vec![facts], vec![listener(1, address, true)]));
     let (seq, _) = keeper.expect(|request| matches!(request, Request::Fetch { generation: GenerationId(1) }));
     keeper.reply(seq, Reply::Output { descriptors: Vec::new() }, &[]);
     let status = status(&keeper.socket());
@@ -327,11 +328,11 @@ fn nobody_is_served_before_hello_and_no_stranger_version_is() {
 
 #[test]
 fn a_service_that_reports_by_log_or_waits_for_its_port() {
-    let blob = config(|service| {
+    let blobs = config(|service| {
         service.readiness = config::Readiness::Log { pattern: "^listening on \\d+$".to_owned() };
         service.ports = vec!["127.0.0.1:9".parse().unwrap()];
     });
-    let mut keeper = FakeKeeper::start(dump(blob, Vec::new(), Vec::new()));
+    let mut keeper = FakeKeeper::start(dump(blobs, Vec::new(), Vec::new()));
     keeper.grant(|request| matches!(request, Request::Hold { .. }));
     let address = "127.0.0.1:9".parse().unwrap();
     keeper.event(Event::HoldWaits { service: "web".to_owned(), address, errno: 98 });

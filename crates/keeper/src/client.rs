@@ -1,18 +1,26 @@
 //! The brain's end of the keeper's socket: packets in, packets out, descriptors beside them.
 //!
+//! A message of more than [`PACKET_MAX`] bytes is put into a sealed memfd, which goes beside a packet of one byte. No message has less
+//! than two, so they cannot be confused.
+//!
 //! It owns the socket and the codec; it refuses to know what the requests mean, and it does no waiting: the caller watches
 //! the descriptor ([`std::os::fd::AsFd`]) for readability.
 
 use crate::protocol::{FromKeeper, ToKeeper};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Largest packet in bytes. A dump of some thousand listeners fits; the kernel's default socket buffer allows it.
-pub const PACKET_MAX: usize = 192 * 1024;
-/// Most descriptors beside one packet.
+/// Largest message in bytes that is a packet of its own: some fit into the kernel's default socket buffer.
+pub const PACKET_MAX: usize = 32 * 1024;
+/// Largest message in bytes at all: a length beyond it is a mistake.
+pub const MESSAGE_MAX: usize = 256 << 20;
+/// The packet beside which the message is.
+const BESIDE: [u8; 1] = [0xff];
+/// Most descriptors beside one packet; one more is the message itself.
 pub const DESCRIPTORS_MAX: usize = 8;
 
 /// Why a packet could not be sent or received.
@@ -57,7 +65,8 @@ impl<Out: serde::Serialize, In: serde::de::DeserializeOwned> Channel<Out, In> {
     /// Sends one packet with descriptors beside it.
     ///
     /// # Errors
-    /// [`ChannelError::Closed`] if the other end is gone; [`ChannelError::Io`] with `AGAIN` if its queue is full.
+    /// [`ChannelError::Closed`] if the other end is gone; [`ChannelError::Io`] with `AGAIN` if its queue is full, `MSGSIZE` beyond
+    /// [`MESSAGE_MAX`].
     pub fn send(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         send(&self.socket, message, descriptors)
     }
@@ -83,12 +92,15 @@ pub(crate) enum Take {
 /// [`Channel::send`] on a socket that the caller keeps.
 pub(crate) fn send(socket: impl AsFd, message: &impl serde::Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
     let bytes = postcard::to_stdvec(message).map_err(ChannelError::Codec)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let beside = if bytes.len() > PACKET_MAX { Some(sealed(&bytes).map_err(ChannelError::Io)?) } else { None };
+    let packet = if beside.is_some() { &BESIDE } else { bytes.as_slice() };
+    let descriptors: Vec<BorrowedFd<'_>> = beside.iter().map(AsFd::as_fd).chain(descriptors.iter().copied()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(descriptors));
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
     }
-    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)).map_err(
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)).map_err(
         |error| match error {
             Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => ChannelError::Closed,
             error => ChannelError::Io(error),
@@ -100,7 +112,7 @@ pub(crate) fn send(socket: impl AsFd, message: &impl serde::Serialize, descripto
 /// [`Channel::receive`] on a socket that the caller keeps.
 pub(crate) fn receive<In: serde::de::DeserializeOwned>(socket: impl AsFd, take: Take) -> Result<Option<(In, Vec<OwnedFd>)>, ChannelError> {
     let mut bytes = vec![0_u8; PACKET_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     if take == Take::Look {
@@ -119,8 +131,43 @@ pub(crate) fn receive<In: serde::de::DeserializeOwned>(socket: impl AsFd, take: 
             descriptors.extend(passed);
         }
     }
-    let message = postcard::from_bytes(&bytes[..length]).map_err(ChannelError::Codec)?;
+    bytes.truncate(length);
+    if bytes == BESIDE && !descriptors.is_empty() {
+        bytes = unsealed(&descriptors.remove(0)).map_err(ChannelError::Io)?;
+    }
+    let message = postcard::from_bytes(&bytes).map_err(ChannelError::Codec)?;
     Ok(Some((message, descriptors)))
+}
+
+/// A memory file with these bytes that nobody can change any more.
+fn sealed(bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    if bytes.len() > MESSAGE_MAX {
+        return Err(Errno::MSGSIZE);
+    }
+    let file = rustix::fs::memfd_create("stayput-message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::retry_on_intr(|| rustix::io::write(&file, &bytes[written..]))?;
+    }
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// The bytes of such a file. Its offset is not used: it is shared with whoever looks at the packet a second time.
+fn unsealed(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let length = usize::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(usize::MAX);
+    if length > MESSAGE_MAX {
+        return Err(Errno::MSGSIZE);
+    }
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut bytes[read..], read as u64))? {
+            0 => return Err(Errno::IO), // shorter than it said
+            more => read += more,
+        }
+    }
+    Ok(bytes)
 }
 
 impl<Out, In> AsFd for Channel<Out, In> {
@@ -142,5 +189,36 @@ fn retry_after_reset<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rust
             Err(Errno::INTR | Errno::CONNRESET) => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Request;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn a_message_of_any_size_arrives_with_what_is_beside_it_and_can_be_looked_at_first() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None).expect("socketpair");
+        for size in [1, PACKET_MAX - 64, PACKET_MAX, 5_000_000] {
+            let blobs = vec![("web".to_owned(), vec![7; size])];
+            let sent = ToKeeper { seq: 3, request: Request::SetBlobs(blobs) };
+            let beside: Vec<OwnedFd> = (0..DESCRIPTORS_MAX).map(|_| ours.try_clone().expect("dup")).collect();
+            let borrowed: Vec<BorrowedFd<'_>> = beside.iter().map(AsFd::as_fd).collect();
+            send(&ours, &sent, &borrowed).expect("send");
+            for take in [Take::Look, Take::Remove] {
+                let (received, descriptors) = receive::<ToKeeper>(&theirs, take).expect("receive").expect("a packet");
+                assert_eq!(received, sent);
+                assert_eq!(descriptors.len(), DESCRIPTORS_MAX);
+            }
+            assert!(receive::<ToKeeper>(&theirs, Take::Look).expect("receive").is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_larger_than_any_message_is_refused() {
+        assert_eq!(sealed(&vec![0; MESSAGE_MAX + 1]).map(drop), Err(Errno::MSGSIZE));
     }
 }

@@ -20,7 +20,7 @@ pub struct Start {
     pub instance: String,
     /// Its runtime directory (0700, ours).
     pub directory: PathBuf,
-    /// What the first daemon finds as [`crate::protocol::Dump::blob`].
+    /// What the first daemon finds in [`crate::protocol::Dump::blobs`], under the empty key.
     pub blob: Vec<u8>,
     /// Listening control socket, non-blocking; a daemon inherits it as descriptor 4 (3 is its channel to the keeper).
     pub control: OwnedFd,
@@ -47,7 +47,7 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     let sockets = (TableFd::keep(start.control), TableFd::keep(start.lock));
     let mut state = State::new(start.instance, start.directory, nonce, sockets);
     state.daemon.argv = start.daemon_argv;
-    state.blob = start.blob;
+    state.blobs.insert(String::new(), start.blob);
     life.commit(&state).map_err(|_| Errno::TOOBIG)?;
     drop(state);
     live(life)

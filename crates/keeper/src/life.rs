@@ -260,13 +260,13 @@ mod tests {
         let life = Life::new().expect("mmap");
         assert!(life.restore().is_none());
         for blob in [b"one".to_vec(), vec![7; 100_000], b"three".to_vec()] {
-            let state = State { blob: blob.clone(), ..State::for_test() };
+            let state = State { blobs: [(String::new(), blob.clone())].into(), ..State::for_test() };
             life.commit(&state).expect("commit");
-            assert_eq!(life.restore().expect("committed").expect("decodes").blob, blob);
+            assert_eq!(life.restore().expect("committed").expect("decodes").blobs[""], blob);
         }
-        let large = State { blob: vec![0; SLOT_SIZE], ..State::for_test() };
+        let large = State { blobs: [(String::new(), vec![0; SLOT_SIZE])].into(), ..State::for_test() };
         assert!(matches!(life.commit(&large), Err(CommitError::TooLarge(_))));
-        assert_eq!(life.restore().expect("committed").expect("decodes").blob, b"three");
+        assert_eq!(life.restore().expect("committed").expect("decodes").blobs[""], b"three");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What crosses the wall between the brain and the keeper.
 //!
 //! One `SOCK_SEQPACKET` pair, made by the keeper and inherited by the daemon; one postcard-encoded [`ToKeeper`] or
-//! [`FromKeeper`] per packet, file descriptors beside it as `SCM_RIGHTS`. Nobody else can reach it: there is no address.
+//! [`FromKeeper`] per packet, file descriptors beside it as `SCM_RIGHTS`; a message too large for a packet is in a sealed memfd
+//! beside one ([`crate::client`]). Nobody else can reach it: there is no address.
 //! Everything the keeper knows is in a [`Dump`], so a daemon that starts anew lacks nothing.
 
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,9 @@ pub struct ToKeeper {
 pub enum Request {
     /// Everything the keeper knows. Answered by [`Reply::Dump`]; events after it build on it.
     Dump,
-    /// Keep these bytes for the next daemon. Answered by [`Reply::Done`].
-    SetBlob(Vec<u8>),
+    /// Keep these for the next daemon, each under its key in the place of what was there; no bytes: drop the key. All of them or,
+    /// if the keeper is killed meanwhile, all of them when its successor finds the request. Answered by [`Reply::Done`].
+    SetBlobs(Vec<(String, Vec<u8>)>),
     /// Hold a port that no generation has: bind and listen with a long queue, to be handed to the next generation that binds it.
     /// Taken by somebody else: [`Event::HoldWaits`] at once, [`Event::Held`] when the kernel says that it was released.
     Hold {
@@ -445,8 +447,8 @@ pub struct Dump {
     pub keeper_deaths: u32,
     /// How often a daemon was started after the first, because one died.
     pub daemon_deaths: u32,
-    /// What the last daemon left, or what the instance was started with.
-    pub blob: Vec<u8>,
+    /// What the last daemon left under each key, or what the instance was started with (under the empty key).
+    pub blobs: Vec<(String, Vec<u8>)>,
     /// All generations not yet forgotten.
     pub generations: Vec<GenerationFacts>,
     /// All held listeners.

@@ -106,8 +106,14 @@ impl Keeper {
                 self.state.daemon.greeted = true;
                 Reply::Dump(Box::new(dump))
             }
-            Request::SetBlob(blob) => {
-                self.state.blob = blob;
+            Request::SetBlobs(blobs) => {
+                for (key, bytes) in blobs {
+                    if bytes.is_empty() {
+                        self.state.blobs.remove(&key);
+                    } else {
+                        self.state.blobs.insert(key, bytes);
+                    }
+                }
                 self.dirty = true;
                 Reply::Done
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::socket::Key;
 use stayput_kernel::table::TableFd;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub(crate) struct State {
     pub(crate) control: TableFd,
     pub(crate) lock: TableFd,
     pub(crate) daemon: Daemon,
-    pub(crate) blob: Vec<u8>,
+    pub(crate) blobs: BTreeMap<String, Vec<u8>>,
     pub(crate) generations: Vec<Generation>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) groups: Vec<Group>,
@@ -211,7 +211,7 @@ impl State {
             keeper_pid,
             keeper_deaths,
             daemon_deaths: self.daemon.deaths,
-            blob: self.blob.clone(),
+            blobs: self.blobs.iter().map(|(key, bytes)| (key.clone(), bytes.clone())).collect(),
             generations: self.generations.iter().map(generation).collect(),
             listeners: self.listeners.iter().map(|listener| self.facts(listener)).collect(),
             waiting: self.waiting.clone(),
@@ -229,7 +229,7 @@ impl State {
             control,
             lock,
             daemon,
-            blob: Vec::new(),
+            blobs: BTreeMap::new(),
             generations: Vec::new(),
             listeners: Vec::new(),
             groups: Vec::new(),

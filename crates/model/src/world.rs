@@ -44,7 +44,8 @@ pub struct World {
     pub dashboard: Option<Dashboard>,
     /// Where output is kept.
     pub logs: Option<LogsConfig>,
-    /// Its services by name.
+    /// Its services by name. Each is written down on its own ([`crate::blob`]).
+    #[serde(skip)]
     pub services: BTreeMap<String, Service>,
     pub(crate) next_generation: u64,
     pub(crate) next_ledger: u64,

@@ -156,7 +156,7 @@ pub(crate) fn empty_dump() -> Dump {
         keeper_pid: 0,
         keeper_deaths: 0,
         daemon_deaths: 0,
-        blob: Vec::new(),
+        blobs: Vec::new(),
         generations: Vec::new(),
         listeners: Vec::new(),
         waiting: Vec::new(),

@@ -128,9 +128,9 @@ fn run(sim: &mut Sim, act: Act) {
         Act::Free(port) => sim.free(port),
         Act::Store => {
             let blob = stored(sim);
-            let bytes = blob.encode();
-            assert_eq!(Blob::decode(&bytes), Ok(blob));
-            let Ok(Blob::State(world)) = Blob::decode(&bytes) else { unreachable!() };
+            let parts = blob.parts();
+            assert_eq!(Blob::decode(&parts), Ok(blob));
+            let Ok(Blob::State(world)) = Blob::decode(&parts) else { unreachable!() };
             sim.world = *world;
         }
         Act::DaemonDies => sim.daemon_dies(),

@@ -342,7 +342,7 @@ impl Sim {
     /// The daemon dies and a new one carries on. What it was told and had not handled yet is lost.
     pub(super) fn daemon_dies(&mut self) {
         self.queue.clear();
-        let Ok(Blob::State(world)) = Blob::decode(&Blob::State(Box::new(self.world.clone())).encode()) else { panic!("not a state") };
+        let Ok(Blob::State(world)) = Blob::decode(&Blob::State(Box::new(self.world.clone())).parts()) else { panic!("not a state") };
         self.world = *world;
         let facts = Facts {
             generations: self

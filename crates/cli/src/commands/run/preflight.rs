@@ -3,7 +3,6 @@
 use crate::error::{Error, Kind};
 use rustix::fs::Access;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use stayput_keeper::client::PACKET_MAX;
 use stayput_model::text::{printable, printable_bytes};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -92,11 +91,11 @@ fn executable(path: &Path) -> Result<(), Unusable> {
     rustix::fs::access(path, Access::EXEC_OK).map_err(|_| Unusable::NotExecutable)
 }
 
-/// Most bytes of command and environment together. All that is known of an instance goes from keeper to daemon in one packet; what is
-/// left of [`PACKET_MAX`] is for everything else.
-const START_MAX: usize = PACKET_MAX / 3 * 2;
+/// Most bytes of command and environment together. With the usual limit of the stack, 8 MiB, `execve` takes a quarter of it, pointers
+/// and all.
+const START_MAX: usize = 1 << 20;
 
-/// Refuses a command line and an environment with which no daemon could be started.
+/// Refuses a command line and an environment with which nothing could be executed.
 pub(super) fn size(argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(), Error> {
     let bytes: usize = argv.iter().chain(env).map(|word| word.len() + 1).sum();
     if bytes <= START_MAX {
