@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
     ("stayput-wire", &["stayput-model"]),
@@ -13,7 +13,8 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("stayput-ports", &["stayput-model", "stayput-kernel"]),
     ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire"]),
     ("stayput", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-daemon"]),
-    ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire"]),
+    ("stayput-load", &[]),
+    ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
     ("xtask", &["stayput-testkit"]),
 ];
 

@@ -3,8 +3,10 @@
 pub mod assets;
 pub mod env;
 pub mod further;
-pub mod load;
 pub mod port;
 pub mod process;
 pub mod server;
 pub mod wait;
+
+/// The load client, which the product's `compare` uses as well.
+pub use stayput_load as load;

@@ -8,7 +8,7 @@ const HIGHEST: u64 = 600_000_000;
 
 /// A recorder of latencies.
 #[derive(Debug)]
-pub(super) struct Latencies(Histogram<u64>);
+pub(crate) struct Latencies(Histogram<u64>);
 
 /// The figures people ask for, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,16 +26,16 @@ pub struct Summary {
 }
 
 impl Latencies {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Histogram::new_with_max(HIGHEST, 3).expect("constant bounds are valid"))
     }
 
-    pub(super) fn record(&mut self, latency: std::time::Duration) {
+    pub(crate) fn record(&mut self, latency: std::time::Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(HIGHEST);
         self.0.saturating_record(micros.max(1));
     }
 
-    pub(super) fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         if self.0.is_empty() {
             return Summary::default();
         }

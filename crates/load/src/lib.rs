@@ -8,7 +8,8 @@ mod exchange;
 mod histogram;
 mod report;
 
-pub use report::{Answerer, Counts, Failure, Outcome, Report};
+pub use histogram::Summary;
+pub use report::{Answerer, Counts, Exchange, Failure, Outcome, Report};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,15 @@ pub enum Arrival {
     Rate(f64),
     /// Closed loop: this many clients, each with one request in flight.
     Clients(usize),
+}
+
+/// What counts as a good answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Status 200 and JSON with the server's `pid` and this request's `n`: nobody else's answer, nothing from a cache.
+    Echo,
+    /// Any complete HTTP answer below status 500, from a server that knows nothing of us.
+    AnyHttp,
 }
 
 /// What to offer, to whom, for how long.
@@ -43,6 +53,10 @@ pub struct Plan {
     pub path: String,
     /// A pause of each closed-loop client between two requests.
     pub think: Duration,
+    /// What counts as a good answer.
+    pub expect: Expect,
+    /// Keep every request in [`Report::exchanges`].
+    pub trace: bool,
 }
 
 impl Plan {
@@ -56,6 +70,8 @@ impl Plan {
             timeout: Duration::from_secs(10),
             path: "/".to_owned(),
             think: Duration::ZERO,
+            expect: Expect::Echo,
+            trace: false,
         }
     }
 
@@ -110,6 +126,20 @@ impl Plan {
     #[must_use]
     pub fn think(mut self, think: Duration) -> Self {
         self.think = think;
+        self
+    }
+
+    /// With another idea of a good answer.
+    #[must_use]
+    pub fn expect(mut self, expect: Expect) -> Self {
+        self.expect = expect;
+        self
+    }
+
+    /// Keeping every request.
+    #[must_use]
+    pub fn trace(mut self) -> Self {
+        self.trace = true;
         self
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::histogram::{Latencies, Summary};
+use crate::histogram::{Latencies, Summary};
 
 /// How many failures are kept in full; all are counted.
 const KEPT_FAILURES: usize = 50;
@@ -97,6 +97,19 @@ pub struct Failure {
     pub took_us: u64,
 }
 
+/// One request of a traced load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Microseconds from the start of the load to the moment when it was due.
+    pub due_us: u64,
+    /// How long it took from then.
+    pub took_us: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who answered; 0 if nobody did or it did not say.
+    pub pid: u32,
+}
+
 /// A process that answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answerer {
@@ -133,6 +146,9 @@ pub struct Report {
     pub answerers: Vec<Answerer>,
     /// The first failures in full.
     pub failures: Vec<Failure>,
+    /// Every request in the order in which they ended, if the plan asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exchanges: Vec<Exchange>,
 }
 
 impl Report {
@@ -152,20 +168,22 @@ impl Report {
 
 /// Collects while the load runs.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     counts: Counts,
     latencies: Latencies,
     answerers: Vec<Answerer>,
     failures: Vec<Failure>,
+    exchanges: Option<Vec<Exchange>>,
     last_ok: Duration,
     longest_gap: Duration,
-    pub(super) opened: u64,
-    pub(super) idle_closed: u64,
+    pub(crate) opened: u64,
+    pub(crate) idle_closed: u64,
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new(trace: bool) -> Self {
         Self {
+            exchanges: trace.then(Vec::new),
             counts: Counts::default(),
             latencies: Latencies::new(),
             answerers: Vec::new(),
@@ -178,8 +196,9 @@ impl Tally {
     }
 
     /// `at`: since the start of the load; `took`: of this request.
-    pub(super) fn ok(&mut self, at: Duration, took: Duration, generation: &str, pid: u32) {
+    pub(crate) fn ok(&mut self, at: Duration, took: Duration, generation: &str, pid: u32) {
         *self.counts.slot(Outcome::Ok) += 1;
+        self.keep(at, took, Outcome::Ok, pid);
         self.latencies.record(took);
         self.longest_gap = self.longest_gap.max(at.saturating_sub(self.last_ok));
         self.last_ok = at;
@@ -193,15 +212,23 @@ impl Tally {
         }
     }
 
-    pub(super) fn failed(&mut self, at: Duration, took: Duration, outcome: Outcome, detail: String) {
+    pub(crate) fn failed(&mut self, at: Duration, took: Duration, outcome: Outcome, detail: String) {
         *self.counts.slot(outcome) += 1;
+        self.keep(at, took, outcome, 0);
         if self.failures.len() < KEPT_FAILURES {
             self.failures.push(Failure { at_ms: at.as_millis() as u64, outcome, detail, took_us: took.as_micros() as u64 });
         }
     }
 
+    fn keep(&mut self, at: Duration, took: Duration, outcome: Outcome, pid: u32) {
+        if let Some(all) = &mut self.exchanges {
+            let (due_us, took_us) = (at.saturating_sub(took).as_micros() as u64, took.as_micros() as u64);
+            all.push(Exchange { due_us, took_us, outcome, pid });
+        }
+    }
+
     /// `offered`: when the last request was offered; waiting for stragglers is no gap.
-    pub(super) fn report(self, keep_alive: bool, ran: Duration, offered: Duration) -> Report {
+    pub(crate) fn report(self, keep_alive: bool, ran: Duration, offered: Duration) -> Report {
         let gap = self.longest_gap.max(offered.saturating_sub(self.last_ok));
         Report {
             connections: if keep_alive { "keep-alive" } else { "fresh" }.to_owned(),
@@ -213,6 +240,7 @@ impl Tally {
             longest_gap_ms: gap.as_millis() as u64,
             answerers: self.answerers,
             failures: self.failures,
+            exchanges: self.exchanges.unwrap_or_default(),
         }
     }
 }

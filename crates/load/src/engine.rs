@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::exchange::{Body, Connection, Failed};
-use super::report::{Outcome, Report, Tally};
-use super::{Arrival, Plan, Shared};
+use crate::exchange::{Body, Connection, Failed};
+use crate::report::{Outcome, Report, Tally};
+use crate::{Arrival, Plan, Shared};
 
 /// Idle connections that an open loop with keep-alive keeps for later.
 const IDLE_POOL: usize = 64;
@@ -23,7 +23,7 @@ const MOST_IN_FLIGHT: usize = 4_000;
 
 /// # Errors
 /// A target that is not loopback; a rate or number of clients that makes no sense.
-pub(super) fn check_target(plan: &Plan) -> io::Result<()> {
+pub(crate) fn check_target(plan: &Plan) -> io::Result<()> {
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if !plan.target.ip().is_loopback() {
         return refuse(format!("load is for loopback only, not {}", plan.target));
@@ -39,14 +39,14 @@ pub(super) fn check_target(plan: &Plan) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of [`check_target`]; a runtime that cannot be built.
-pub(super) fn run(plan: &Plan, shared: &Arc<Shared>) -> io::Result<Report> {
+pub(crate) fn run(plan: &Plan, shared: &Arc<Shared>) -> io::Result<Report> {
     check_target(plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let state = Rc::new(State {
         plan: plan.clone(),
         shared: Arc::clone(shared),
         start: Instant::now(),
-        tally: RefCell::new(Tally::new()),
+        tally: RefCell::new(Tally::new(plan.trace)),
         next: Cell::new(0),
         idle: RefCell::new(Vec::new()),
     });
@@ -58,7 +58,7 @@ pub(super) fn run(plan: &Plan, shared: &Arc<Shared>) -> io::Result<Report> {
         }
     });
     let ran = state.start.elapsed();
-    let tally = state.tally.replace(Tally::new());
+    let tally = state.tally.replace(Tally::new(false));
     Ok(tally.report(plan.keep_alive, ran, offered))
 }
 
@@ -179,7 +179,7 @@ impl State {
             fresh
         };
         let left = plan.timeout.saturating_sub(begin.elapsed());
-        let (body, reusable) = connection.request(plan.target, &plan.path, n, plan.keep_alive, left).await?;
+        let (body, reusable) = connection.request(plan, n, left).await?;
         Ok((body, reusable.then_some(connection)))
     }
 }
