@@ -330,9 +330,11 @@ mod tests {
                     accepted: Measured::NotMeasured,
                     refused: Measured::NotMeasured,
                 }),
+                ..ServiceStatus::named("web")
             }],
             keeper_deaths: 1,
             daemon_deaths: 2,
+            ..InstanceStatus::default()
         }
     }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use stayput_wire::codec::{self, ANSWER_LINE_MAX};
 use stayput_wire::message::StoppedService;
 use stayput_wire::runtime::RuntimeDir;
-use stayput_wire::{Answer, Event, Failure, FailureKind, Ledger, Measured, Outcome, Reply, Request, VERSION};
+use stayput_wire::{Answer, Event, Failure, FailureKind, Ledger, Measured, Outcome, Reply, Request, RestartedService, VERSION};
 
 /// What happens to one connection: the request that must come, and the answers to it; then it is closed.
 type Script = Vec<(Request, Vec<Answer>)>;
@@ -64,11 +64,16 @@ fn play(mut stream: UnixStream, script: Script) {
 }
 
 fn restart(answers: Vec<Answer>) -> Script {
-    vec![(Request::Restart { service: None, wait: true }, answers)]
+    vec![(Request::Restart { services: vec![], wait: true, parallel: None, canary: None }, answers)]
 }
 
 fn web() -> String {
     "web".to_owned()
+}
+
+fn restarted(ledger: Box<Ledger>, last_output: &[&str]) -> Reply {
+    let last_output = last_output.iter().map(|&line| line.to_owned()).collect();
+    Reply::Restarted { services: vec![RestartedService { name: web(), ledger: Some(ledger), last_output }], untouched: vec![] }
 }
 
 fn ledger(outcome: Outcome, reason: Option<&str>) -> Box<Ledger> {
@@ -96,7 +101,7 @@ fn a_good_restart_shows_its_progress_and_its_ledger() {
         Answer::Event(Event::Listening { service: web(), generation: 4, address: "[::]:8000".to_owned() }),
         Answer::Event(Event::Ready { service: web(), generation: 4, after_ms: 310 }),
         Answer::Event(Event::Switched { service: web(), from: Some(3), to: 4, soak_ms: 10_000, draining: Measured::Count(12) }),
-        Answer::Reply(Reply::Restarted { service: web(), ledger: ledger(Outcome::Switched, None), last_output: vec![] }),
+        Answer::Reply(restarted(ledger(Outcome::Switched, None), &[])),
     ])]);
     let (code, out, err) = daemon.stayput(&["restart"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
@@ -124,11 +129,7 @@ restart of generation 3 by 4: switched
 
 #[test]
 fn a_restart_that_failed_is_exit_1_with_its_last_lines() {
-    let reply = Reply::Restarted {
-        service: web(),
-        ledger: ledger(Outcome::NotReady, Some("exited with status 1")),
-        last_output: vec!["Traceback".to_owned(), "\u{1b}[31mImportError".to_owned()],
-    };
+    let reply = restarted(ledger(Outcome::NotReady, Some("exited with status 1")), &["Traceback", "\u{1b}[31mImportError"]);
     let (code, _, err) = Daemon::start(vec![restart(vec![Answer::Reply(reply.clone())])]).stayput(&["restart", "web"]);
     assert_eq!(code, Some(1));
     assert_eq!(
@@ -180,7 +181,7 @@ fn a_restart_is_followed_when_the_daemon_dies() {
 fn stop_waits_for_the_end_and_says_how_it_ended() {
     let stopped = StoppedService { name: web(), ended: "was ended by signal TERM".to_owned(), status: 143 };
     let script = vec![(
-        Request::Stop { service: None, wait: true },
+        Request::Down { wait: true },
         vec![
             Answer::Event(Event::StopSignal { service: web(), generation: 4, signal: "TERM".to_owned(), grace_ms: 10_000 }),
             Answer::Reply(Reply::Stopped { services: vec![stopped] }),

@@ -12,8 +12,9 @@ use stayput_model::ledger::LedgerId;
 use stayput_model::notice::What;
 use stayput_model::service::{Plan, Target};
 use stayput_wire::codec::{self, ANSWER_LINE_MAX, LineBuffer, REQUEST_LINE_MAX};
-use stayput_wire::message::StoppedService;
-use stayput_wire::{Answer, Event, Failure, FailureKind, Measured, Reply, Request, VERSION};
+use stayput_wire::{
+    Answer, Event, Failure, FailureKind, Measured, Reply, Request, RestartedService, RestartingService, StoppedService, VERSION, pattern,
+};
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -67,7 +68,7 @@ pub(crate) struct Waiter {
 #[derive(Debug)]
 enum Awaited {
     Restart { service: String, ledger: LedgerId },
-    Stop { service: Option<String> },
+    Stop { services: Vec<String> },
 }
 
 /// Returns when every answer is written.
@@ -196,8 +197,27 @@ impl Reactor {
                     let _ = to.send(Message::Status(answers, dump));
                 });
             }
-            Request::Restart { service, wait } => self.asked_restart(service, wait, &answers),
-            Request::Stop { service, wait } => self.asked_stop(service, wait, answers),
+            Request::Restart { services, wait, .. } => match self.one_service(&services) {
+                Ok(service) => self.asked_restart(service, wait, &answers),
+                Err(failure) => answers.reply(Reply::Failed(failure)),
+            },
+            Request::Stop { services, wait } => match self.services(&services) {
+                Ok(services) => self.asked_stop(services, wait, answers),
+                Err(failure) => answers.reply(Reply::Failed(failure)),
+            },
+            Request::Down { wait } => self.asked_down(wait, answers),
+            Request::Start { .. }
+            | Request::Signal { .. }
+            | Request::Rollback { .. }
+            | Request::Plan {}
+            | Request::Reload { .. }
+            | Request::Hold { .. }
+            | Request::Release { .. }
+            | Request::Events { .. }
+            | Request::Logs(_)
+            | Request::Metrics {}
+            | Request::History { .. }
+            | Request::Config { .. } => answers.failed(FailureKind::Failed, "not in this version"),
         }
     }
 
@@ -207,11 +227,7 @@ impl Reactor {
         answers.reply(Reply::Status(Box::new(status)));
     }
 
-    fn asked_restart(&mut self, service: Option<String>, wait: bool, answers: &Answers) {
-        let name = match self.the_service(service) {
-            Ok(name) => name,
-            Err(what) => return answers.failed(FailureKind::UnknownService, what),
-        };
+    fn asked_restart(&mut self, name: String, wait: bool, answers: &Answers) {
         if self.world.is_ending() {
             return answers.failed(FailureKind::Busy, "the instance is stopping");
         }
@@ -241,7 +257,10 @@ impl Reactor {
                     *awaited = ledger.id;
                 }
             }
-            Some(ledger) => answers.reply(Reply::Restarting { service: name, from, to: ledger.to.map(|to| to.0) }),
+            Some(ledger) => {
+                let service = RestartingService { name, from, to: ledger.to.map(|to| to.0) };
+                answers.reply(Reply::Restarting { services: vec![service] });
+            }
             None => {
                 self.waiters.truncate(mark);
                 answers.failed(FailureKind::Busy, "a restart follows when the present one is decided");
@@ -249,33 +268,40 @@ impl Reactor {
         }
     }
 
-    fn asked_stop(&mut self, service: Option<String>, wait: bool, answers: Answers) {
-        let service = match service {
-            None => None,
-            some => match self.the_service(some) {
-                Ok(name) => Some(name),
-                Err(what) => return answers.failed(FailureKind::UnknownService, what),
-            },
-        };
+    fn asked_stop(&mut self, services: Vec<String>, wait: bool, answers: Answers) {
         if wait {
-            self.waiters.push(Waiter { what: Awaited::Stop { service: service.clone() }, answers });
+            self.waiters.push(Waiter { what: Awaited::Stop { services: services.clone() }, answers });
         } else {
             answers.reply(Reply::Stopping {});
         }
-        self.step(match service {
-            Some(service) => WorldEvent::Stop { service, way: StopWay::Gentle },
-            None => WorldEvent::Shutdown { way: StopWay::Gentle, signal: None },
-        });
+        for service in services {
+            self.step(WorldEvent::Stop { service, way: StopWay::Gentle });
+        }
         self.answer_stopped();
     }
 
-    fn the_service(&self, name: Option<String>) -> Result<String, String> {
-        let names: Vec<&String> = self.world.services.keys().collect();
-        match (name, names.as_slice()) {
-            (Some(name), _) if self.world.services.contains_key(&name) => Ok(name),
-            (Some(name), _) => Err(format!("there is no service {name} in this instance")),
-            (None, [only]) => Ok((*only).clone()),
-            (None, _) => Err("this instance has several services: say which".to_owned()),
+    fn asked_down(&mut self, wait: bool, answers: Answers) {
+        if wait {
+            let services = self.world.services.keys().cloned().collect();
+            self.waiters.push(Waiter { what: Awaited::Stop { services }, answers });
+        } else {
+            answers.reply(Reply::Stopping {});
+        }
+        self.step(WorldEvent::Shutdown { way: StopWay::Gentle, signal: None });
+        self.answer_stopped();
+    }
+
+    /// The services that are meant by names and globs, in the order of their names; no pattern means the only one.
+    fn services(&self, patterns: &[String]) -> Result<Vec<String>, Failure> {
+        let names: Vec<&str> = self.world.services.keys().map(String::as_str).collect();
+        choose(&names, patterns)
+    }
+
+    fn one_service(&self, patterns: &[String]) -> Result<String, Failure> {
+        let mut services = self.services(patterns)?;
+        match services.pop() {
+            Some(only) if services.is_empty() => Ok(only),
+            _ => Err(failure(FailureKind::Failed, "several services at once: not in this version")),
         }
     }
 
@@ -288,8 +314,8 @@ impl Reactor {
         let mut over = Vec::new();
         for (index, waiter) in self.waiters.iter().enumerate() {
             let concerns = match &waiter.what {
-                Awaited::Restart { service, .. } | Awaited::Stop { service: Some(service) } => *service == notice.service,
-                Awaited::Stop { service: None } => true,
+                Awaited::Restart { service, .. } => *service == notice.service,
+                Awaited::Stop { services } => services.contains(&notice.service),
             };
             if !concerns {
                 continue;
@@ -314,14 +340,12 @@ impl Reactor {
 
     fn restarted(&self, service: &str, id: LedgerId) -> Reply {
         let ledger = self.world.services.get(service).and_then(|service| service.ledgers.iter().find(|ledger| ledger.id == id));
-        let Some(ledger) = ledger else {
-            let message = "the service was stopped before the restart was decided".to_owned();
-            return Reply::Failed(Failure { kind: FailureKind::Failed, message, hint: None });
-        };
-        let wire = crate::status::ledger(ledger);
-        let output = ledger.to.filter(|_| wire.reason.is_some()).and_then(|to| self.outputs.get(&to));
+        let wire = ledger.map(crate::status::ledger);
+        let failed = wire.as_ref().is_some_and(|wire| wire.reason.is_some());
+        let output = ledger.and_then(|ledger| ledger.to).filter(|_| failed).and_then(|to| self.outputs.get(&to));
         let last_output = output.map_or_else(Vec::new, |output| output.recent.borrow().last(LAST_OUTPUT));
-        Reply::Restarted { service: service.to_owned(), ledger: Box::new(wire), last_output }
+        let service = RestartedService { name: service.to_owned(), ledger: wire.map(Box::new), last_output };
+        Reply::Restarted { services: vec![service], untouched: Vec::new() }
     }
 
     /// Answers those who wait for a stop that is complete.
@@ -330,15 +354,15 @@ impl Reactor {
             self.world.services.get(name).is_none_or(|service| service.target == Target::Down && service.generations.is_empty())
         };
         let (over, waiting) = std::mem::take(&mut self.waiters).into_iter().partition(|waiter: &Waiter| match &waiter.what {
-            Awaited::Stop { service: Some(service) } => quiet(service),
-            Awaited::Stop { service: None } => self.world.services.keys().all(quiet),
+            Awaited::Stop { services } => services.iter().all(quiet),
             Awaited::Restart { .. } => false,
         });
         self.waiters = waiting;
         for waiter in over {
-            let Awaited::Stop { service: only } = &waiter.what else { continue };
-            let services = self.world.services.values().filter(|service| only.as_ref().is_none_or(|only| *only == service.config.name));
+            let Awaited::Stop { services } = &waiter.what else { continue };
             let services = services
+                .iter()
+                .filter_map(|name| self.world.services.get(name))
                 .map(|service| {
                     let status = service.last_exit.map(|(_, status)| status);
                     StoppedService {
@@ -427,6 +451,35 @@ impl Reactor {
             | What::Stopped { .. } => return None,
         })
     }
+}
+
+fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
+    Failure { kind, message: message.into(), hint: None }
+}
+
+/// The names that are meant by names and globs, each once and in the order of `names`; no pattern means the only one.
+fn choose(names: &[&str], patterns: &[String]) -> Result<Vec<String>, Failure> {
+    if patterns.is_empty() {
+        return match names {
+            [only] => Ok(vec![(*only).to_owned()]),
+            [] => Err(failure(FailureKind::UnknownService, "this instance has no service")),
+            several => {
+                let hint = Some(format!("it has {}; * means all", several.join(", ")));
+                let message = "this instance has several services: say which".to_owned();
+                Err(Failure { kind: FailureKind::BadRequest, message, hint })
+            }
+        };
+    }
+    for wanted in patterns {
+        if !names.iter().any(|name| pattern::matches(wanted, name)) {
+            let message = format!("there is no service {wanted:?} in this instance");
+            let close = pattern::closest(wanted, names).map(|name| format!("did you mean {name}?"));
+            let hint = close.or_else(|| (!names.is_empty()).then(|| format!("it has {}", names.join(", "))));
+            return Err(Failure { kind: FailureKind::UnknownService, message, hint });
+        }
+    }
+    let wanted = |name: &&&str| patterns.iter().any(|wanted| pattern::matches(wanted, name));
+    Ok(names.iter().filter(wanted).map(|name| (*name).to_owned()).collect())
 }
 
 /// Whether the notice decides the restart.

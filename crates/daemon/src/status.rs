@@ -26,6 +26,7 @@ impl Reactor {
             services: names.iter().filter_map(|name| self.service_status(name)).collect(),
             keeper_deaths: self.identity.keeper_deaths,
             daemon_deaths: self.identity.daemon_deaths,
+            ..InstanceStatus::default()
         }
     }
 
@@ -76,6 +77,7 @@ impl Reactor {
                 .collect(),
             held: service.listeners.values().filter(|facts| facts.owner.is_none()).map(listener).collect(),
             ledger: service.ledgers.back().map(ledger),
+            ..ServiceStatus::named(name)
         })
     }
 

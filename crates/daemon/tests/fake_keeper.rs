@@ -199,6 +199,17 @@ fn status(socket: &std::path::Path) -> stayput_wire::ServiceStatus {
     }
 }
 
+fn restart_question() -> Question {
+    Question::Restart { services: vec![], wait: true, parallel: None, canary: None }
+}
+
+#[track_caller]
+fn restarted(answer: Answer) -> (stayput_wire::Ledger, Vec<String>) {
+    let Answer::Restarted { mut services, .. } = answer else { panic!("{answer:?}") };
+    let service = services.pop().unwrap();
+    (*service.ledger.unwrap(), service.last_output)
+}
+
 /// Asks in a thread: the keeper's part is played by the test.
 fn ask(socket: PathBuf, question: Question) -> JoinHandle<(Answer, Vec<stayput_wire::Event>)> {
     std::thread::spawn(move || {
@@ -216,7 +227,7 @@ fn a_restart_is_probed_by_its_source_port_switched_and_the_old_one_stopped_after
     assert_eq!(status(&keeper.socket()).phase, ServicePhase::Ready);
 
     let asked = Instant::now();
-    let restart = ask(keeper.socket(), Question::Restart { service: None, wait: true });
+    let restart = ask(keeper.socket(), restart_question());
     let mut output = keeper.spawn(2);
     writeln!(output, "hello").unwrap();
     keeper.event(Event::Listener(listener(2, address, false)));
@@ -231,7 +242,7 @@ fn a_restart_is_probed_by_its_source_port_switched_and_the_old_one_stopped_after
     assert!(asked.elapsed() >= SOAK, "the way back was given up before the soak was over");
 
     let (answer, events) = restart.join().unwrap();
-    let Answer::Restarted { ledger, .. } = answer else { panic!("{answer:?}") };
+    let (ledger, _) = restarted(answer);
     assert_eq!((ledger.outcome, ledger.from, ledger.to), (Outcome::Switched, Some(1), Some(2)));
     assert_eq!(ledger.gap_ms, Measured::Count(0));
     assert!(events.iter().any(|event| matches!(event, stayput_wire::Event::Ready { generation: 2, .. })), "{events:?}");
@@ -244,7 +255,7 @@ fn a_restart_is_probed_by_its_source_port_switched_and_the_old_one_stopped_after
 #[test]
 fn a_generation_that_dies_before_it_is_ready_is_reported_with_its_last_output() {
     let (mut keeper, _server, _output) = serving();
-    let restart = ask(keeper.socket(), Question::Restart { service: None, wait: true });
+    let restart = ask(keeper.socket(), restart_question());
     let mut output = keeper.spawn(2);
     writeln!(output, "ImportError: \u{1b}[2Jno such thing").unwrap();
     drop(output);
@@ -256,7 +267,7 @@ fn a_generation_that_dies_before_it_is_ready_is_reported_with_its_last_output() 
     keeper.event(Event::MainExited { generation: GenerationId(2), status: ExitStatus::Exited(1) });
     keeper.grant(|request| matches!(request, Request::Signal { generation: GenerationId(2), scope: Scope::Tree, .. }));
     let (answer, _) = restart.join().unwrap();
-    let Answer::Restarted { ledger, last_output, .. } = answer else { panic!("{answer:?}") };
+    let (ledger, last_output) = restarted(answer);
     assert_eq!(ledger.outcome, Outcome::NotReady);
     assert_eq!(ledger.reason.as_deref(), Some("its main process exited with status 1"));
     assert_eq!(last_output, ["ImportError: \\x1b[2Jno such thing"]);
@@ -295,7 +306,7 @@ fn a_daemon_that_starts_anew_carries_on_and_touches_nothing() {
     assert_eq!(status.phase, ServicePhase::Ready);
     assert_eq!(status.generations[0].listeners[0].port, address.port());
     // Nothing more than that: no signal, no start.
-    let stop = ask(keeper.socket(), Question::Stop { service: None, wait: true });
+    let stop = ask(keeper.socket(), Question::Stop { services: vec![], wait: true });
     keeper.grant(|request| matches!(request, Request::ReleaseService { .. }));
     keeper.end(1);
     let (answer, _) = stop.join().unwrap();
@@ -340,7 +351,7 @@ fn a_service_that_reports_by_log_or_waits_for_its_port() {
     while status(&keeper.socket()).phase != ServicePhase::WaitingForPort {
         assert!(Instant::now() < until, "never waited");
     }
-    let restart = ask(keeper.socket(), Question::Restart { service: None, wait: true });
+    let restart = ask(keeper.socket(), restart_question());
     assert!(matches!(restart.join().unwrap().0, Answer::Failed(_)));
     keeper.event(Event::Held { service: "web".to_owned(), address });
     let mut output = keeper.spawn(1);

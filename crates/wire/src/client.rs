@@ -30,6 +30,8 @@ pub enum ClientError {
     Version(String),
     /// The reply does not belong to the request: this one came.
     Unexpected(Box<Reply>),
+    /// A line of a stream came, and none was asked for.
+    Misplaced(Box<Answer>),
 }
 
 impl std::fmt::Display for ClientError {
@@ -43,6 +45,7 @@ impl std::fmt::Display for ClientError {
             Self::Codec(error) => error.fmt(f),
             Self::Version(what) => f.write_str(what),
             Self::Unexpected(reply) => write!(f, "the daemon answered something else: {reply:?}"),
+            Self::Misplaced(answer) => write!(f, "the daemon sent a line of a stream that was not asked for: {answer:?}"),
         }
     }
 }
@@ -54,7 +57,7 @@ impl std::error::Error for ClientError {
             Self::Peer(error) => Some(error),
             Self::Io(error) => Some(error),
             Self::Codec(error) => Some(error),
-            Self::NoAnswer(_) | Self::Closed | Self::Version(_) | Self::Unexpected(_) => None,
+            Self::NoAnswer(_) | Self::Closed | Self::Version(_) | Self::Unexpected(_) | Self::Misplaced(_) => None,
         }
     }
 }
@@ -122,18 +125,40 @@ impl Client {
         deadline: Option<Duration>,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Reply, ClientError> {
+        self.send(request, deadline)?;
+        loop {
+            match self.answer(deadline)? {
+                Answer::Event(event) => on_event(event),
+                Answer::Reply(reply) => return Ok(reply),
+                other => return Err(ClientError::Misplaced(Box::new(other))),
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request, deadline: Option<Duration>) -> Result<(), ClientError> {
         let line = codec::encode(request, REQUEST_LINE_MAX)?;
         self.stream.write_all(&line).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => ClientError::NoAnswer(deadline.unwrap_or_default()),
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ClientError::Closed,
             _ => ClientError::Io(error),
-        })?;
-        loop {
-            match self.answer(deadline)? {
-                Answer::Event(event) => on_event(event),
-                Answer::Reply(reply) => return Ok(reply),
-            }
-        }
+        })
+    }
+
+    /// Asks for a stream: [`Request::Events`] or [`Request::Logs`]. Its lines are read with [`Client::next`].
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn stream(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.send(request, None)
+    }
+
+    /// The next line of the stream that was asked for: a record, a log line, a gap, a reset, and at its end a [`Reply`]. `deadline` is
+    /// the longest time to wait for it; `None` waits as long as it takes. After [`ClientError::NoAnswer`] it may be called again.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub fn next(&mut self, deadline: Option<Duration>) -> Result<Answer, ClientError> {
+        self.answer(deadline)
     }
 
     fn answer(&mut self, deadline: Option<Duration>) -> Result<Answer, ClientError> {
@@ -212,7 +237,7 @@ mod tests {
         let mut client = Client::connect(&path, SOON).unwrap();
         assert_eq!((client.instance.as_str(), client.guard), ("web", 7));
         let mut events = Vec::new();
-        let reply = client.request(&Request::Stop { service: None, wait: false }, Some(SOON), &mut |event| events.push(event)).unwrap();
+        let reply = client.request(&Request::Stop { services: vec![], wait: false }, Some(SOON), &mut |event| events.push(event)).unwrap();
         assert_eq!((reply, events), (Reply::Stopping {}, vec![ready]));
         server.join().unwrap();
     }
@@ -243,7 +268,7 @@ mod tests {
         let other = Reply::Hello { version: VERSION + 1, stayput: "9.0.0".to_owned(), instance: "web".to_owned(), guard: 7 };
         let server = serve(listener, other, |_| ());
         let error = Client::connect(&path, SOON).unwrap_err();
-        assert!(error.to_string().contains("stayput 9.0.0 speaks control protocol 2"), "{error}");
+        assert!(error.to_string().contains("stayput 9.0.0 speaks control protocol 3"), "{error}");
         server.join().unwrap();
     }
 

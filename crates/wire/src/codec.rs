@@ -112,8 +112,10 @@ impl LineBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Answer, Event, Failure, FailureKind, Reply, Request, StoppedService};
-    use crate::status::{Ledger, Measured, Outcome};
+    use crate::{
+        Answer, Canary, Cursor, Event, EventRecord, Failure, FailureKind, HistoryRange, Ledger, Level, LogsQuery, Measured, Outcome, Reply,
+        Request, RestartedService, SignalScope, StoppedService, Stream,
+    };
     use proptest::prelude::*;
 
     fn ledger() -> Ledger {
@@ -134,14 +136,33 @@ mod tests {
         }
     }
 
+    fn restart(services: &[&str], wait: bool) -> Request {
+        let services = services.iter().map(|&name| name.to_owned()).collect();
+        Request::Restart { services, wait, parallel: None, canary: None }
+    }
+
     #[test]
     fn every_request_survives_the_round_trip() {
         for request in [
-            Request::Hello { version: 1 },
+            Request::Hello { version: 2 },
             Request::Status {},
-            Request::Restart { service: None, wait: true },
-            Request::Restart { service: Some("w\u{e9}b\n".to_owned()), wait: false },
-            Request::Stop { service: None, wait: true },
+            Request::Start { services: vec!["*".to_owned()], wait: true },
+            restart(&[], true),
+            restart(&["w\u{e9}b\n"], false),
+            Request::Restart { services: vec![], wait: true, parallel: Some(2), canary: Some(Canary { permille: 50, for_ms: 60_000 }) },
+            Request::Stop { services: vec![], wait: true },
+            Request::Down { wait: true },
+            Request::Signal { services: vec![], signal: 10, scope: SignalScope::Tree },
+            Request::Rollback { service: None, wait: false },
+            Request::Plan {},
+            Request::Reload { wait: true },
+            Request::Hold { service: None, address: "5000".to_owned() },
+            Request::Release { service: Some("web".to_owned()), address: "[::1]:5000".to_owned() },
+            Request::Events { since: Some(Cursor { boot: 7, seq: 9 }), follow: true, services: vec![] },
+            Request::Logs(LogsQuery { lines: Some(10), stream: Some(Stream::Stderr), ..LogsQuery::default() }),
+            Request::Metrics {},
+            Request::History { service: None, range: HistoryRange::Day },
+            Request::Config { service: None },
         ] {
             let line = encode(&request, REQUEST_LINE_MAX).unwrap();
             assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1), "one newline, at the end: {request:?}");
@@ -152,8 +173,29 @@ mod tests {
     #[test]
     fn answers_survive_the_round_trip() {
         for answer in [
-            Answer::Reply(Reply::Hello { version: 1, stayput: "0.1.0".to_owned(), instance: "web".to_owned(), guard: 12 }),
-            Answer::Reply(Reply::Restarted { service: "web".to_owned(), ledger: Box::new(ledger()), last_output: vec!["a\nb".to_owned()] }),
+            Answer::Reply(Reply::Hello { version: 2, stayput: "0.1.0".to_owned(), instance: "web".to_owned(), guard: 12 }),
+            Answer::Reply(Reply::Restarted {
+                services: vec![RestartedService {
+                    name: "web".to_owned(),
+                    ledger: Some(Box::new(ledger())),
+                    last_output: vec!["a\nb".to_owned()],
+                }],
+                untouched: vec!["api".to_owned()],
+            }),
+            Answer::Record(EventRecord {
+                cursor: Cursor { boot: 1, seq: 2 },
+                at_ms: 3,
+                service: None,
+                kind: "ready".to_owned(),
+                generation: Some(4),
+                level: Level::Good,
+                text: "x".to_owned(),
+                data: serde_json::json!({ "after_ms": 310 }),
+            }),
+            Answer::Gap { missed: None },
+            Answer::Reset {},
+            Answer::LogGap { service: "web".to_owned(), dropped_bytes: Some(1), why: "the disk was full".to_owned() },
+            Answer::Reply(Reply::End {}),
             Answer::Reply(Reply::Stopped { services: vec![StoppedService { name: "web".to_owned(), ended: "x".to_owned(), status: 143 }] }),
             Answer::Reply(Reply::Failed(Failure { kind: FailureKind::Busy, message: "no".to_owned(), hint: None })),
             Answer::Event(Event::Switched {
@@ -172,10 +214,9 @@ mod tests {
     #[test]
     fn the_example_in_the_documentation_is_what_is_sent() {
         let documentation = include_str!("lib.rs");
-        let restart = Request::Restart { service: None, wait: true };
         for line in [
-            encode(&Request::Hello { version: 1 }, REQUEST_LINE_MAX).unwrap(),
-            encode(&restart, REQUEST_LINE_MAX).unwrap(),
+            encode(&Request::Hello { version: 2 }, REQUEST_LINE_MAX).unwrap(),
+            encode(&restart(&["web"], true), REQUEST_LINE_MAX).unwrap(),
             encode(&Answer::Event(Event::Ready { service: "web".to_owned(), generation: 4, after_ms: 310 }), ANSWER_LINE_MAX).unwrap(),
         ] {
             let text = String::from_utf8(line).unwrap();
@@ -196,8 +237,8 @@ mod tests {
 
     #[test]
     fn a_field_that_was_added_later_is_ignored() {
-        let request: Request = decode(br#"{"restart":{"service":null,"wait":true,"colour":"red"}}"#).unwrap();
-        assert_eq!(request, Request::Restart { service: None, wait: true });
+        let request: Request = decode(br#"{"restart":{"services":[],"wait":true,"colour":"red"}}"#).unwrap();
+        assert_eq!(request, restart(&[], true));
         assert!(decode::<Request>(br#"{"explode":{}}"#).is_err());
     }
 

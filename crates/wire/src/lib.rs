@@ -10,8 +10,13 @@
 //!
 //! # Order
 //! Each request gets exactly one [`Reply`], in the order of the requests. [`Event`]s may come before the reply of a request that
-//! takes time ([`Request::Restart`] and [`Request::Stop`] with `wait`): they tell its progress and belong to it. The reply follows
-//! the effect: `stopped` means that it has stopped.
+//! takes time (those with `wait`): they tell its progress and belong to it. The reply follows the effect: `stopped` means that it
+//! has stopped.
+//!
+//! # Streams
+//! [`Request::Events`] and [`Request::Logs`] are answered by any number of lines before their reply, [`Reply::End`]. With `follow`
+//! that never comes: the connection is for this stream alone, and the client ends it by closing. The server keeps nothing for a slow
+//! client: one that falls behind is told what it missed ([`Answer::Gap`], [`Answer::LogGap`]) and goes on from there.
 //!
 //! # Version
 //! The first request on a connection is [`Request::Hello`] with [`VERSION`]; any other first request is refused. The server
@@ -21,14 +26,15 @@
 //!
 //! # One exchange
 //! ```text
-//! → {"hello":{"version":1}}
-//! ← {"reply":{"hello":{"version":1,"stayput":"0.1.0","instance":"web","guard":4711}}}
-//! → {"restart":{"service":null,"wait":true}}
+//! → {"hello":{"version":2}}
+//! ← {"reply":{"hello":{"version":2,"stayput":"0.1.0","instance":"web","guard":4711}}}
+//! → {"restart":{"services":["web"],"wait":true,"parallel":null,"canary":null}}
 //! ← {"event":{"starting":{"service":"web","from":3,"to":4,"pid":4790}}}
 //! ← {"event":{"ready":{"service":"web","generation":4,"after_ms":310}}}
 //! ← {"event":{"switched":{"service":"web","from":3,"to":4,"soak_ms":10000,"draining":12}}}
-//! ← {"reply":{"restarted":{"service":"web","ledger":{"from":3,"to":4,"outcome":"switched","reason":null,"queued":0,"drained":12,
-//!    "cut":0,"idle_closed":0,"lost":0,"gap_ms":0,"listener_gap":false,"accepted":"not measured","refused":"not measured"},"last_output":[]}}}
+//! ← {"reply":{"restarted":{"services":[{"name":"web","ledger":{"from":3,"to":4,"outcome":"switched","reason":null,"queued":0,
+//!    "drained":12,"cut":0,"idle_closed":0,"lost":0,"gap_ms":0,"listener_gap":false,"accepted":"not measured",
+//!    "refused":"not measured"},"last_output":[]}],"untouched":[]}}}
 //! ```
 //!
 //! # Who may speak
@@ -37,14 +43,25 @@
 
 pub mod client;
 pub mod codec;
+pub mod history;
 pub mod message;
+pub mod pattern;
 pub mod peer;
+pub mod plan;
 pub mod runtime;
 pub mod status;
+pub mod stream;
 
 pub use client::{Client, ClientError};
-pub use message::{Answer, Event, Failure, FailureKind, Reply, Request, VERSION};
-pub use status::{
-    Evidence, GenerationPhase, GenerationStatus, InstanceStatus, Ledger, ListenerOrigin, ListenerStatus, Measured, Outcome, ProcessStatus,
-    ServicePhase, ServiceStatus, Target, TrapStatus,
+pub use history::{History, HistoryRange, Sample, Series};
+pub use message::{
+    Answer, Canary, Event, Failure, FailureKind, Reply, Request, RestartedService, RestartingService, SignalScope, SignalledService,
+    StartedService, StoppedService, VERSION,
 };
+pub use plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceAction, ServiceChange};
+pub use status::{
+    AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus, HealthStatus,
+    InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind,
+    ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort,
+};
+pub use stream::{Cursor, CursorError, EventRecord, Level, LogLine, LogsQuery, Stream};

@@ -1,6 +1,7 @@
 //! What is true of an instance: each value is measured, with its source and age where it can change by itself, or says that it
 //! was not measured. The JSON that `stayput status --json` prints is these types, unchanged.
 
+use crate::stream::Cursor;
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -66,8 +67,8 @@ impl<'de> Deserialize<'de> for Measured {
     }
 }
 
-/// One running instance: what `stayput run` started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One running instance: what `stayput run` or `stayput up` started.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InstanceStatus {
     /// Its name.
     pub name: String,
@@ -83,10 +84,58 @@ pub struct InstanceStatus {
     pub keeper_deaths: u32,
     /// How often a daemon died and was started again.
     pub daemon_deaths: u32,
+    /// Whether it is one of `stayput run` or of `stayput up`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How long the present daemon has run, in milliseconds.
+    #[serde(default)]
+    pub daemon_ms: u64,
+    /// The configuration that it was started with; `None`: none (`stayput run`).
+    #[serde(default)]
+    pub source: Option<ConfigSource>,
+    /// The last event before this status: who follows the events from there misses nothing.
+    #[serde(default)]
+    pub cursor: Option<Cursor>,
+}
+
+/// What started an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// `stayput run`: it ends with its service.
+    #[default]
+    Run,
+    /// `stayput up`: it ends when it is told to.
+    Up,
+}
+
+/// The configuration of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigSource {
+    /// Absolute path of the file; not valid UTF-8 replaced by U+FFFD.
+    pub path: String,
+    /// The profile, if one was chosen.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// The services that were chosen; empty: all.
+    #[serde(default)]
+    pub only: Vec<String>,
+}
+
+/// Where in a configuration something is defined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigOrigin {
+    /// In which file, if it is not the instance's own.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
 }
 
 /// One of stayput's own processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessStatus {
     /// Process id.
     pub pid: i32,
@@ -147,6 +196,277 @@ pub struct ServiceStatus {
     pub held: Vec<ListenerStatus>,
     /// The ledger of the last restart, if there was one.
     pub ledger: Option<Ledger>,
+    /// What it is in one word. Never [`State::Running`] while a fact speaks against it.
+    #[serde(default)]
+    pub state: State,
+    /// What is known of it, each fact apart.
+    #[serde(default)]
+    pub facts: Facts,
+    /// Whether it is a task.
+    #[serde(default)]
+    pub kind: ServiceKind,
+    /// Copies that share its ports.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// How long a generation has had the connections, in milliseconds; `None`: none has.
+    #[serde(default)]
+    pub uptime_ms: Option<u64>,
+    /// Times that it ended by itself while it had the connections, since the instance began.
+    #[serde(default)]
+    pub crashes: u64,
+    /// How the last main process that was to serve ended.
+    #[serde(default)]
+    pub last_exit: Option<LastExit>,
+    /// Open connections.
+    #[serde(default)]
+    pub connections: Connections,
+    /// Memory of its processes in bytes.
+    #[serde(default)]
+    pub memory: Measured,
+    /// Processor time that its processes used since the status before (at least a second ago), in thousandths of one processor.
+    #[serde(default)]
+    pub cpu_permille: Measured,
+    /// Where the memory and the processor time come from.
+    #[serde(default)]
+    pub usage: Option<Evidence>,
+    /// Its processes; [`Measured::NotMeasured`] where they cannot be counted.
+    #[serde(default)]
+    pub processes: Measured,
+    /// Ports it cannot start without, and who has them.
+    #[serde(default)]
+    pub waiting: Vec<WaitingPort>,
+    /// What it starts after.
+    #[serde(default)]
+    pub after: Vec<AfterStatus>,
+    /// Its health check; `None`: it has none.
+    #[serde(default)]
+    pub health: Option<HealthStatus>,
+    /// When its schedule starts it next, in milliseconds since 1970 (UTC).
+    #[serde(default)]
+    pub next_run_ms: Option<u64>,
+    /// What will happen by itself, and in how many milliseconds.
+    #[serde(default)]
+    pub next: Option<NextStep>,
+    /// Command and arguments as a person would type them, without control characters.
+    #[serde(default)]
+    pub command: String,
+    /// Where it is defined.
+    #[serde(default)]
+    pub origin: Option<ConfigOrigin>,
+}
+
+impl ServiceStatus {
+    /// A service of this name of which nothing is known: to be filled.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            target: Target::Down,
+            phase: ServicePhase::Stopped,
+            detail: String::new(),
+            restarts: 0,
+            generations: Vec::new(),
+            held: Vec::new(),
+            ledger: None,
+            state: State::Stopped,
+            facts: Facts::default(),
+            kind: ServiceKind::Service,
+            replicas: 1,
+            uptime_ms: None,
+            crashes: 0,
+            last_exit: None,
+            connections: Connections::default(),
+            memory: Measured::NotMeasured,
+            cpu_permille: Measured::NotMeasured,
+            usage: None,
+            processes: Measured::NotMeasured,
+            waiting: Vec::new(),
+            after: Vec::new(),
+            health: None,
+            next_run_ms: None,
+            next: None,
+            command: String::new(),
+            origin: None,
+        }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What a service is in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nothing runs and nothing is meant to.
+    #[default]
+    Stopped,
+    /// The configuration says that it is not to be started.
+    Disabled,
+    /// It starts after something that has not happened yet.
+    WaitingFor,
+    /// Somebody else has its port.
+    WaitingForPort,
+    /// It ended by itself, and is started again after a pause.
+    BackingOff,
+    /// It has ended by itself again and again within a short time.
+    Looping,
+    /// Too many starts within the start limit: it waits for a person.
+    GivenUp,
+    /// It is being started, and nobody serves.
+    Starting,
+    /// It serves, and no fact speaks against it.
+    Running,
+    /// A new generation is being started beside the one that serves.
+    Restarting,
+    /// The old generation finishes before the new one starts.
+    Handover,
+    /// A new generation serves on probation.
+    Soaking,
+    /// Its process lives, and connections wait that nobody accepts.
+    Deaf,
+    /// Its process lives, and its health check or watchdog says that it does not work.
+    Unhealthy,
+    /// Its process lives, and it listens nowhere although it has to.
+    NotListening,
+    /// It is being stopped.
+    Stopping,
+    /// It was asked to stop, was killed after that, and is still there: the kernel cannot end it.
+    Wedged,
+    /// A task that runs.
+    Working,
+    /// A task that waits for its time.
+    Scheduled,
+    /// A task that ended well, or a service whose restart policy does not start it again.
+    Done,
+    /// It ended badly and is not started again.
+    Failed,
+}
+
+/// Whether a service is to run all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceKind {
+    /// It is.
+    #[default]
+    Service,
+    /// It runs, and is done.
+    Task,
+}
+
+/// What is known of a service, each fact with its source and age.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// A main process of it lives.
+    pub process: Fact,
+    /// It has a listening socket on every port it is known to have.
+    pub listening: Fact,
+    /// Connections are accepted: a probe was, or none waits.
+    pub accepting: Fact,
+    /// Its last readiness or health check was passed.
+    pub probe: Fact,
+    /// It keeps ending by itself.
+    pub looping: Fact,
+}
+
+/// Something that is true, or not, or not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Whether it is.
+    pub is: Truth,
+    /// What was seen, as a phrase: "pid 4790 python3", "3 connections have waited for 12 s". Or why it is not known.
+    pub detail: String,
+    /// Where that comes from and how old it is; `None`: nobody looked.
+    pub evidence: Option<Evidence>,
+}
+
+impl Default for Fact {
+    fn default() -> Self {
+        Self { is: Truth::Unknown, detail: "not looked at".to_owned(), evidence: None }
+    }
+}
+
+/// Yes, no, or not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truth {
+    /// It is so.
+    Yes,
+    /// It is not so.
+    No,
+    /// It could not be looked at, or does not apply: the detail says which.
+    #[default]
+    Unknown,
+}
+
+/// How a main process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// Which generation.
+    pub generation: u64,
+    /// How, as a phrase: "exited with status 1", "was ended by signal KILL".
+    pub ended: String,
+    /// As a shell says it: 128 + n for a signal.
+    pub status: u8,
+    /// Why, if it is known: "stop", "the kernel killed it for want of memory".
+    #[serde(default)]
+    pub why: Option<String>,
+    /// When, in milliseconds since 1970 (UTC).
+    #[serde(default)]
+    pub at_ms: Option<u64>,
+}
+
+/// Open connections of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Of the generation that has the new ones.
+    pub new: Measured,
+    /// Of older generations, which finish them.
+    pub old: Measured,
+    /// Connections that wait in accept queues.
+    pub queued: Measured,
+}
+
+/// A port that a service waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPort {
+    /// `address:port`.
+    pub address: String,
+    /// Who has it, as a phrase: "pid 991 nginx (LISTEN 0.0.0.0:80, inode 4711)"; `None`: nobody can be seen.
+    pub holder: Option<String>,
+}
+
+/// What a service starts after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AfterStatus {
+    /// Which service.
+    pub service: String,
+    /// When it is enough: `started`, `ready`, `completed`.
+    pub when: String,
+    /// It is.
+    pub met: bool,
+}
+
+/// How a health check stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// The last check was passed; `None`: none is over yet.
+    pub passing: Option<bool>,
+    /// Failed checks in a row.
+    pub failures: u32,
+    /// What the last one said.
+    pub detail: String,
+    /// Where that comes from, and how old it is.
+    pub evidence: Option<Evidence>,
+}
+
+/// What will happen by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStep {
+    /// What, as a phrase: "the next start", "the end of the probation".
+    pub what: String,
+    /// In how many milliseconds.
+    pub in_ms: u64,
 }
 
 /// Where a generation is in its life.

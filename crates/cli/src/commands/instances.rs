@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stayput_wire::pattern::closest;
 use stayput_wire::runtime::{self, Found, RuntimeError};
 use stayput_wire::{Client, ClientError, Failure, FailureKind};
 
@@ -85,54 +86,5 @@ pub(crate) fn refused(failure: Failure) -> Error {
     match failure.hint {
         Some(hint) => error.hint(hint),
         None => error,
-    }
-}
-
-/// The name that was probably meant, if one is close.
-fn closest<'a>(typed: &str, names: &'a [String]) -> Option<&'a str> {
-    if typed.is_empty() {
-        return None;
-    }
-    if let Some(name) = names.iter().find(|name| name.starts_with(typed)) {
-        return Some(name);
-    }
-    let (edits, name) = names.iter().map(|name| (distance(typed, name), name)).min()?;
-    (edits <= 2.max(typed.len() / 3)).then_some(name.as_str())
-}
-
-/// Edits (insert, delete, replace) from one to the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, from) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits() {
-        for (one, other, edits) in [("", "", 0), ("web", "web", 0), ("wbe", "web", 2), ("", "abc", 3), ("kitten", "sitting", 3)] {
-            assert_eq!(distance(one, other), edits, "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn a_close_name_is_suggested_and_a_far_one_is_not() {
-        let names = ["http.server", "web"].map(str::to_owned);
-        assert_eq!(closest("wbe", &names), Some("web"));
-        assert_eq!(closest("http", &names), Some("http.server"));
-        assert_eq!(closest("database", &names), None);
-        assert_eq!(closest("", &names), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use stayput_model::text::printable;
 use stayput_wire::runtime::Found;
-use stayput_wire::{Client, ClientError, Event, Ledger, Outcome, Reply, Request, ServicePhase};
+use stayput_wire::{Client, ClientError, Event, Ledger, Outcome, Reply, Request, RestartedService, RestartingService, ServicePhase};
 
 use super::instances;
 use crate::error::{Error, Kind};
@@ -39,9 +39,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    let request = Request::Restart { service: None, wait: !args.no_wait };
+    let request = Request::Restart { services: Vec::new(), wait: !args.no_wait, parallel: None, canary: None };
     match client.request(&request, None, &mut show) {
-        Ok(Reply::Restarting { service, from, to }) => {
+        Ok(Reply::Restarting { services }) => {
+            let first = services.into_iter().next();
+            let Some(RestartingService { name: service, from, to }) = first else { return Ok(ExitCode::SUCCESS) };
             let text = match to {
                 Some(to) => format!("{service}: restarting, generation {to} is being started\n"),
                 None => format!("{service}: restarting\n"),
@@ -50,7 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::say(&if args.json { format!("{document}\n") } else { text });
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Restarted { service, ledger, last_output }) => finish(args, &service, &ledger, &last_output),
+        Ok(Reply::Restarted { services, .. }) => match services.into_iter().next() {
+            Some(RestartedService { name, ledger: Some(ledger), last_output }) => finish(args, &name, &ledger, &last_output),
+            _ => Err(Error::new(Kind::Failed, "the service was stopped before the restart was decided")),
+        },
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
         Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
         Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => follow(args, &found, started),

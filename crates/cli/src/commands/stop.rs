@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    let services = match client.request(&Request::Stop { service: None, wait: true }, None, &mut show) {
+    let services = match client.request(&Request::Down { wait: true }, None, &mut show) {
         Ok(Reply::Stopped { services }) => Some(services),
         Ok(Reply::Failed(failure)) => return Err(instances::refused(failure)),
         Ok(other) => return Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
