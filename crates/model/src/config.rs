@@ -145,7 +145,7 @@ pub struct ServiceConfig {
     pub watch_ignore: Vec<String>,
     /// How long after the last change it is restarted.
     pub watch_debounce: Duration,
-    /// How it is stopped, step by step, then SIGKILL; empty: `stop_signal`, `grace`.
+    /// Further steps of a stop after `stop_signal` and `grace`, before SIGKILL.
     pub stop: Vec<StopStep>,
     /// What of its output is kept.
     pub log: LogPolicy,
@@ -272,7 +272,7 @@ pub enum HealthCheck {
     },
 }
 
-/// One step of a stop: this signal, then this long.
+/// A further step of a stop: this signal, then this long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopStep {
     /// Signal number.

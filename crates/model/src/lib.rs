@@ -13,6 +13,7 @@ pub mod host;
 pub mod ledger;
 pub mod mono;
 pub mod notice;
+pub mod plan;
 pub mod reconcile;
 pub mod service;
 pub mod text;
