@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
     ("stayput-wire", &["stayput-model"]),
+    ("stayput-logs", &[]),
     ("stayput-keeper", &["stayput-kernel"]),
     ("stayput-ports", &["stayput-model", "stayput-kernel"]),
-    ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire"]),
-    ("stayput", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-daemon"]),
+    ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs"]),
+    ("stayput", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs", "stayput-daemon"]),
     ("stayput-load", &[]),
     ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
     ("xtask", &["stayput-testkit"]),
