@@ -109,18 +109,19 @@ pub(super) fn run(options: &Options) -> Result<bool, String> {
         Some(path) => path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?,
         None => super::build(false)?,
     };
+    let tools = tools()?;
     namespace()?;
     let mut figures = load_figures().unwrap_or_default();
     figures.machine = super::machine(false);
     let owner = Crowd::start(1, true)?;
-    figures.idle = compare("idle", &stayput, options.runs)?;
+    figures.idle = compare("idle", &stayput, &tools, options.runs)?;
     if options.waits > 0 {
         figures.wait_free = Some(waits(&stayput, options.waits)?);
     }
     if options.processes > 0 {
         println!("\nstarting {} processes …", options.processes);
         let crowd = Crowd::start(options.processes, false)?;
-        let table = compare("crowded", &stayput, options.crowded_runs)?;
+        let table = compare("crowded", &stayput, &tools, options.crowded_runs)?;
         let why_memory_kib = memory(&stayput)?;
         println!("\nmemory of `stayput why {PORT}` in the crowd: {why_memory_kib} KiB (highest VmHWM seen)");
         figures.crowded = Some(Crowded { tcp_sockets: options.processes * 51, table, why_memory_kib });
@@ -202,9 +203,21 @@ impl Drop for Crowd {
 /// A command to measure: its name and its words.
 struct Contender(&'static str, Vec<String>);
 
-fn contenders(stayput: &Path) -> Vec<Contender> {
+/// Tools from crates.io that name the owner of a port, built once beside everything else that is built.
+fn tools() -> Result<PathBuf, String> {
+    let root = workspace().join("target/bench-tools");
+    let mut install = Command::new(env!("CARGO"));
+    install.args(["install", "--quiet", "--locked", "--root"]).arg(&root).args(["killport@2.0.2", "somo@1.4.0"]);
+    let status = install.status().map_err(|error| format!("cargo install: {error}"))?;
+    if !status.success() {
+        println!("killport and somo could not be built: they are not compared");
+    }
+    Ok(root.join("bin"))
+}
+
+fn contenders(stayput: &Path, tools: &Path) -> Vec<Contender> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let stayput = stayput.display();
+    let (stayput, tools) = (stayput.display(), tools.display());
     vec![
         Contender("true", words("true")),
         Contender("lsof -ti:P", words(&format!("lsof -ti:{PORT}"))),
@@ -212,7 +225,8 @@ fn contenders(stayput: &Path) -> Vec<Contender> {
         Contender("fuser P/tcp", words(&format!("fuser {PORT}/tcp"))),
         Contender("ss -ltnp", words("ss -ltnp")),
         Contender("ss -ltnp sport = :P", words(&format!("ss -ltnp sport = :{PORT}"))),
-        Contender("killport --dry-run P", words(&format!("killport --dry-run {PORT}"))),
+        Contender("killport --dry-run P", words(&format!("{tools}/killport --dry-run {PORT}"))),
+        Contender("somo -l --port P", words(&format!("{tools}/somo -l --port {PORT}"))),
         Contender("stayput why P", words(&format!("{stayput} why {PORT}"))),
         Contender("stayput why P --json", words(&format!("{stayput} why {PORT} --json"))),
         Contender("stayput ports", words(&format!("{stayput} ports"))),
@@ -220,10 +234,10 @@ fn contenders(stayput: &Path) -> Vec<Contender> {
 }
 
 /// Runs every contender in turn, `runs` times.
-fn compare(name: &str, stayput: &Path, runs: usize) -> Result<Table, String> {
+fn compare(name: &str, stayput: &Path, tools: &Path, runs: usize) -> Result<Table, String> {
     let mut table = Table { processes: processes(), load: super::machine(false).load, runs, rows: Vec::new() };
     println!("\n{:<36} {:>10} {:>10} {:>10}", format!("{name}, {} processes", table.processes), "first line", "complete", "shortest");
-    let contenders = contenders(stayput);
+    let contenders = contenders(stayput, tools);
     let mut times: Vec<Vec<(f64, f64)>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..runs {
         // Side by side: a disturbance meets all of them.
