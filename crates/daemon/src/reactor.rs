@@ -170,7 +170,8 @@ impl Reactor {
             pending: VecDeque::new(),
         };
         if fresh {
-            let names: Vec<String> = reactor.world.services.keys().cloned().collect();
+            let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
+            let names: Vec<String> = enabled.map(|service| service.config.name.clone()).collect();
             for service in names {
                 reactor.step(Event::Start { service });
             }

@@ -6,7 +6,7 @@ use crate::generation::{Generation, Phase};
 use crate::mono::Mono;
 use crate::notice::StopReason;
 use crate::service::{Plan, Service};
-use crate::world::{Ending, World};
+use crate::world::{Ending, Index, World};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,6 +46,7 @@ impl World {
     pub fn reconcile(&mut self, facts: &Facts, now: Mono) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.adopt_unknown(facts, now);
+        self.index = Index::default();
         for event in self.unheard(facts) {
             effects.extend(self.step(event, now));
         }
@@ -180,6 +181,7 @@ impl Service {
                 | Phase::Releasing => {}
             }
         }
+        effects.extend(self.schedule_again());
         match &self.plan {
             Plan::Park => effects.push(Effect::Park { service: name.clone() }),
             Plan::Hold { waiting } => {

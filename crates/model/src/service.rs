@@ -2,7 +2,7 @@
 //! [`crate::world`]'s modules.
 
 use crate::backoff::Backoff;
-use crate::config::{After, ServiceConfig};
+use crate::config::{After, Kind, Mode, ServiceConfig};
 use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin};
 use crate::generation::{Generation, Phase, Way};
 use crate::ledger::{Ledger, LedgerId, Outcome};
@@ -104,11 +104,31 @@ pub struct Service {
     pub(crate) again: bool,
     /// A start failed on these although we held them for it: they are not waited for a second time.
     pub(crate) tried: BTreeSet<SocketAddr>,
+    /// That its start waits for others was said.
+    pub(crate) waits_said: bool,
+    /// One that never listens may be a worker: a service of `up`. Who types `run` means a server.
+    pub(crate) workers: bool,
+    /// A generation of it has listened.
+    pub(crate) listened: bool,
+    /// When it was started, as far as the start limit looks back.
+    pub(crate) recent: VecDeque<Mono>,
+    /// Its times and checks, as they were asked for.
+    pub(crate) asked: Asked,
+}
+
+/// What goes on in the daemon for a service without an end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// The next run is being waited for.
+    pub(crate) schedule: bool,
+    /// When the last run was due that was begun (or left out).
+    pub(crate) due_ms: Option<u64>,
 }
 
 /// The state of one [`crate::World::step`] that goes through the services: the time, the counters, and what is to be done.
 pub(crate) struct Turn<'a> {
     pub(crate) now: Mono,
+    pub(crate) mode: Mode,
     pub(crate) next_generation: &'a mut u64,
     pub(crate) next_ledger: &'a mut u64,
     pub(crate) effects: &'a mut Vec<Effect>,
@@ -122,7 +142,7 @@ impl Turn<'_> {
 
 impl Service {
     /// A service that is down.
-    pub(crate) fn new(config: ServiceConfig, seed: u64) -> Self {
+    pub(crate) fn new(config: ServiceConfig, mode: Mode, seed: u64) -> Self {
         Self {
             config,
             target: Target::Down,
@@ -139,7 +159,17 @@ impl Service {
             was_ready: false,
             again: false,
             tried: BTreeSet::new(),
+            waits_said: false,
+            workers: mode == Mode::Up,
+            listened: false,
+            recent: VecDeque::new(),
+            asked: Asked::default(),
         }
+    }
+
+    /// It has an end.
+    pub fn is_task(&self) -> bool {
+        matches!(self.config.kind, Kind::Task { .. })
     }
 
     /// The generation that has all new connections and whose main process lives.

@@ -2,13 +2,20 @@
 //!
 //! `start` tells how a generation comes to serve, `serve` what happens to it then, `stop` how it ends, `timers` what time alone
 //! does. The rules that hold at any moment are in `settle`: who is forgotten, who is released, when nobody accepts for too long.
+//! `order` tells who waits for whom, `task` what is different with a service that has an end. `index` finds
+//! the service that an event is about.
 
+mod index;
+mod order;
 mod serve;
 mod settle;
 mod start;
 mod stop;
+mod task;
 mod timers;
 
+#[cfg(test)]
+mod hosts;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -20,9 +27,10 @@ use crate::config::{Dashboard, InstanceConfig, LogsConfig, Mode, ReportStyle, Se
 use crate::event::{Effect, Event, ExitStatus, GenerationId, StopWay};
 use crate::ledger::LedgerId;
 use crate::mono::Mono;
-use crate::service::{Service, Target, Turn};
+use crate::service::{Service, Turn};
+pub(crate) use index::Index;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most rounds of timers within one step.
 const ROUNDS: usize = 64;
@@ -50,6 +58,10 @@ pub struct World {
     pub(crate) next_generation: u64,
     pub(crate) next_ledger: u64,
     pub(crate) ending: Ending,
+    /// Services that are to stop, and wait for those that start after them.
+    pub(crate) leaving: BTreeSet<String>,
+    #[serde(skip)]
+    pub(crate) index: Index,
 }
 
 /// Whether the instance is to end.
@@ -72,7 +84,8 @@ pub(crate) enum Ending {
 impl World {
     /// A world in which nothing runs. `seed` spreads retries.
     pub fn new(config: InstanceConfig, seed: u64) -> Self {
-        let service = |config: ServiceConfig| (config.name.clone(), Service::new(config, seed));
+        let mode = config.mode;
+        let service = |config: ServiceConfig| (config.name.clone(), Service::new(config, mode, seed));
         Self {
             name: config.name,
             mode: config.mode,
@@ -85,17 +98,32 @@ impl World {
             next_generation: 0,
             next_ledger: 0,
             ending: Ending::No,
+            leaving: BTreeSet::new(),
+            index: Index::default(),
         }
     }
 
     /// The one timer: when [`Event::Tick`] is due. Never in the past right after a step.
     pub fn next_deadline(&self) -> Option<Mono> {
+        if self.index.is_built() {
+            return self.index.next_deadline();
+        }
         self.services.values().filter_map(Service::next_deadline).min()
     }
 
     /// The service of a generation.
     pub fn service_of(&self, generation: GenerationId) -> Option<&Service> {
+        if self.index.is_built() {
+            return self.services.get(self.index.of_generation(generation)?);
+        }
         self.services.values().find(|service| service.generations.contains_key(&generation))
+    }
+
+    /// The services that may have changed since the last call, those that are there no more among them; the empty name stands for what is
+    /// the instance's own. Everything after a world was read.
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        self.index.build(&self.services);
+        std::mem::take(&mut self.index.changed)
     }
 
     /// The number that the next restart will have.
@@ -110,31 +138,51 @@ impl World {
 
     /// Takes one event at this time, and says what is to be done, in this order.
     pub fn step(&mut self, event: Event, now: Mono) -> Vec<Effect> {
+        self.index.build(&self.services);
+        let before = (self.next_generation, self.next_ledger, self.ending, self.leaving.len());
         let mut effects = Vec::new();
         self.apply(event, now, &mut effects);
-        for service in self.services.values_mut() {
-            let mut turn =
-                Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects: &mut effects };
-            service.run_timers(&mut turn);
-            service.settle(&mut turn);
-            // Times of zero are allowed: what a timer sets may be due at once. Each round ends a phase, so there are few; the bound is
-            // against a mistake of ours, which must cost a wrong wait and not the whole brain.
-            for _ in 0..ROUNDS {
-                if service.next_deadline().is_none_or(|at| at > now) {
-                    break;
+        self.settle(now, &mut effects);
+        self.end(&mut effects);
+        if before != (self.next_generation, self.next_ledger, self.ending, self.leaving.len()) {
+            self.index.changed.insert(String::new());
+        }
+        effects
+    }
+
+    /// Does what is due, and what follows from what was touched, until nothing follows.
+    fn settle(&mut self, now: Mono, effects: &mut Vec<Effect>) {
+        let due: Vec<String> = self.index.due(now).cloned().collect();
+        self.index.touched.extend(due);
+        let mut looks: BTreeMap<String, usize> = BTreeMap::new();
+        while let Some(name) = self.index.touched.pop_first() {
+            // Against a mistake of ours, which must cost a wrong wait and not the whole brain.
+            let count = looks.entry(name.clone()).or_default();
+            *count += 1;
+            if *count > ROUNDS {
+                continue;
+            }
+            self.recheck(&name, now, effects);
+            self.with(&name, now, effects, Service::run);
+            self.index.touched.remove(&name);
+            self.index.changed.insert(name.clone());
+            if self.index.update(&name, self.services.get(&name)) {
+                let dependents: Vec<String> = self.index.dependents(&name).cloned().collect();
+                for other in dependents {
+                    self.recheck(&other, now, effects);
                 }
-                service.run_timers(&mut turn);
-                service.settle(&mut turn);
+            }
+            if !self.leaving.is_empty() {
+                self.free(&name, now, effects);
             }
         }
-        self.end(&mut effects);
-        effects
     }
 
     fn apply(&mut self, event: Event, now: Mono, effects: &mut Vec<Effect>) {
         match event {
             Event::Start { service } => {
                 if self.ending == Ending::No {
+                    self.leaving.remove(&service);
                     self.with(&service, now, effects, Service::start);
                 }
             }
@@ -143,26 +191,20 @@ impl World {
                     self.with(&service, now, effects, Service::restart);
                 }
             }
-            Event::Stop { service, way } => {
-                if self.mode == Mode::Run && self.services.contains_key(&service) {
-                    self.shut_down(way, None, now, effects);
-                } else {
-                    self.with(&service, now, effects, |service, turn| service.stop(way, turn));
-                }
-            }
-            Event::StopSome { services, way } => {
-                for service in services {
-                    self.apply(Event::Stop { service, way }, now, effects);
-                }
-            }
+            Event::Stop { service, way } => self.stop(&[service], way, now, effects),
+            Event::StopSome { services, way } => self.stop(&services, way, now, effects),
             Event::Tick
             | Event::Canary { .. }
             | Event::Rollback { .. }
             | Event::Configure(_)
-            | Event::Scheduled { .. }
-            | Event::Due { .. }
             | Event::Health { .. }
             | Event::FilesChanged { .. } => {}
+            Event::Scheduled { service, at_ms } => self.with(&service, now, effects, |service, _| service.next_run_ms = at_ms),
+            Event::Due { service, at_ms } => {
+                if self.ending == Ending::No {
+                    self.with(&service, now, effects, |service, turn| service.due(at_ms, turn));
+                }
+            }
             Event::Shutdown { way, signal } => self.shut_down(way, signal, now, effects),
             Event::Spawned { generation, pid } => self.of(generation, now, effects, |s, turn| s.spawned(generation, pid, turn)),
             Event::SpawnFailed { generation, what } => self.of(generation, now, effects, |s, turn| s.spawn_failed(generation, what, turn)),
@@ -177,8 +219,7 @@ impl World {
                 self.with(&service, now, effects, |s, turn| s.listener(&facts, turn));
             }
             Event::ListenerGone { listener } => {
-                let of = self.services.iter().find(|(_, service)| service.listeners.contains_key(&listener)).map(|(name, _)| name.clone());
-                if let Some(service) = of {
+                if let Some(service) = self.index.of_listener(listener).cloned() {
                     self.with(&service, now, effects, |s, turn| s.listener_gone(listener, turn));
                 }
             }
@@ -207,15 +248,25 @@ impl World {
 
     fn with(&mut self, name: &str, now: Mono, effects: &mut Vec<Effect>, act: impl FnOnce(&mut Service, &mut Turn<'_>)) {
         let Some(service) = self.services.get_mut(name) else { return };
-        let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
+        self.index.touched.insert(name.to_owned());
+        let (next_generation, next_ledger) = (&mut self.next_generation, &mut self.next_ledger);
+        let mut turn = Turn { now, mode: self.mode, next_generation, next_ledger, effects };
         act(service, &mut turn);
     }
 
     /// An event of a generation that nobody knows (any more) is stale: nothing happens.
     fn of(&mut self, id: GenerationId, now: Mono, effects: &mut Vec<Effect>, act: impl FnOnce(&mut Service, &mut Turn<'_>)) {
-        let Some(service) = self.services.values_mut().find(|service| service.generations.contains_key(&id)) else { return };
-        let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
-        act(service, &mut turn);
+        if let Some(name) = self.index.of_generation(id).cloned() {
+            self.with(&name, now, effects, act);
+        }
+    }
+
+    fn stop(&mut self, names: &[String], way: StopWay, now: Mono, effects: &mut Vec<Effect>) {
+        if self.mode == Mode::Run && names.iter().any(|name| self.services.contains_key(name)) {
+            self.shut_down(way, None, now, effects);
+        } else {
+            self.leave(names, way, now, effects);
+        }
     }
 
     fn shut_down(&mut self, way: StopWay, signal: Option<i32>, now: Mono, effects: &mut Vec<Effect>) {
@@ -224,24 +275,21 @@ impl World {
         if self.ending == Ending::No {
             self.ending = Ending::Soon { signal };
         }
-        for service in self.services.values_mut() {
-            let mut turn = Turn { now, next_generation: &mut self.next_generation, next_ledger: &mut self.next_ledger, effects };
-            service.stop(way, &mut turn);
-        }
+        let names: Vec<String> = self.services.keys().cloned().collect();
+        self.leave(&names, way, now, effects);
     }
 
     /// Ends the instance when it is to end and nothing is left of it.
     fn end(&mut self, effects: &mut Vec<Effect>) {
-        let quiet = self.services.values().all(|service| service.target == Target::Down && service.generations.is_empty());
+        if !self.index.all_quiet() || !self.leaving.is_empty() {
+            return;
+        }
         let signal = match self.ending {
             Ending::Soon { signal } => signal,
             // `run` ends with its service; a service that was never started has nothing to end with.
-            Ending::No if self.mode == Mode::Run && self.services.values().all(|service| service.starts > 0) => None,
+            Ending::No if self.mode == Mode::Run && self.index.all_started() => None,
             Ending::No | Ending::Told { .. } => return,
         };
-        if !quiet {
-            return;
-        }
         let exits = self.services.values().filter_map(|service| service.last_exit);
         let status = match (self.mode, exits.max_by_key(|(generation, _)| *generation)) {
             (Mode::Up, _) => 0,

@@ -60,7 +60,12 @@ impl Service {
             })
             .map(|generation| generation.id)
             .collect();
-        let way_back = before.iter().any(|old| self.generations[old].is_serving() && self.generations[old].is_trusted());
+        // The way back is for connections: of two workers the new one has proved all that it can, and the old one goes.
+        let listens = |id: GenerationId| self.listeners_of(id).next().is_some();
+        let way_back = before
+            .iter()
+            .any(|old| self.generations[old].is_serving() && self.generations[old].is_trusted() && (listens(*old) || listens(id)));
+        let mute = !listens(id) && !before.iter().any(|old| listens(*old));
         let soak = if way_back { self.config.soak } else { Duration::ZERO };
         let until = turn.now.plus(soak);
         for old in &before {
@@ -86,8 +91,10 @@ impl Service {
             closed = Some((ledger.id, turn.now.since(ledger.asked)));
         }
         let (ledger, took) = (closed.map(|(id, _)| id), closed.map(|(_, took)| took));
-        self.say(What::Switched { from, to: id, ledger, soak, took }, turn);
-        if let Some(from) = from {
+        if !mute {
+            self.say(What::Switched { from, to: id, ledger, soak, took }, turn);
+        }
+        if let Some(from) = from.filter(|_| !mute) {
             turn.effect(Effect::Snapshot { from, to: id });
         }
         if !way_back {

@@ -8,7 +8,25 @@ use std::time::Duration;
 /// How long workers of a successor may take to bind after its first has become ready.
 const TAKE_OVER: Duration = Duration::from_secs(5);
 
+/// Most rounds of timers within one step.
+const ROUNDS: usize = 64;
+
 impl Service {
+    /// Does what is due, and what always holds.
+    pub(crate) fn run(&mut self, turn: &mut Turn<'_>) {
+        self.run_timers(turn);
+        self.settle(turn);
+        // Times of zero are allowed: what a timer sets may be due at once. Each round ends a phase, so there are few; the bound is
+        // against a mistake of ours, which must cost a wrong wait and not the whole brain.
+        for _ in 0..ROUNDS {
+            if self.next_deadline().is_none_or(|at| at > turn.now) {
+                break;
+            }
+            self.run_timers(turn);
+            self.settle(turn);
+        }
+    }
+
     /// Forgets and releases the dead that hold nothing, and keeps count of how long nobody has accepted.
     pub(crate) fn settle(&mut self, turn: &mut Turn<'_>) {
         let gone: Vec<GenerationId> = self
@@ -43,5 +61,6 @@ impl Service {
         } else if self.holds() {
             self.unserved.get_or_insert(turn.now);
         }
+        self.keep_schedule(turn);
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::config::{InstanceConfig, Mode, ReportStyle, ServiceConfig};
 use crate::event::{DrainReport, Effect, Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin, Scope, StopWay};
-use crate::generation::{Drain, Phase, Way};
+use crate::generation::{Drain, Generation, Phase, Way};
 use crate::mono::Mono;
-use crate::notice::What;
+use crate::notice::{Notice, What};
 use crate::reconcile::{Facts, GenerationFacts};
 use crate::service::{EADDRINUSE, Plan, Service, Target};
 use crate::world::World;
@@ -17,6 +17,7 @@ use std::time::Duration;
 /// One generation's processes.
 #[derive(Debug, Clone)]
 pub(super) struct Proc {
+    pub(super) service: String,
     pub(super) main: Option<ExitStatus>,
     pub(super) main_lives: bool,
     pub(super) others_live: bool,
@@ -34,13 +35,19 @@ pub(super) struct Sim {
     pub(super) exit: Option<u8>,
     /// Addresses that a stranger has.
     pub(super) taken: BTreeSet<SocketAddr>,
-    pub(super) waiting: BTreeSet<SocketAddr>,
+    pub(super) waiting: BTreeSet<(String, SocketAddr)>,
     /// Whether processes heed the stop signal.
     pub(super) obey: bool,
     /// The next steers and parks fail.
     pub(super) refuse: bool,
     /// The next commands cannot be executed, with this error number.
     pub(super) exec_errno: Option<i32>,
+    /// What goes on besides: schedules, health checks, watches.
+    pub(super) schedules: BTreeMap<String, Effect>,
+    pub(super) checked: BTreeSet<GenerationId>,
+    pub(super) watched: BTreeSet<String>,
+    /// Notices with their services.
+    pub(super) told: Vec<Notice>,
     /// Signals sent, for the tests that look.
     pub(super) signals: Vec<(GenerationId, i32, Scope)>,
     next_listener: u64,
@@ -57,8 +64,23 @@ impl Sim {
     pub(super) fn new(change: impl FnOnce(&mut ServiceConfig)) -> Self {
         let mut config = ServiceConfig::new(WEB, vec![b"server".to_vec()]);
         change(&mut config);
-        let config = InstanceConfig { services: vec![config], ..InstanceConfig::new(WEB, Mode::Run, ReportStyle::Plain) };
-        let mut sim = Self {
+        let mut sim = Self::of(InstanceConfig { services: vec![config], ..InstanceConfig::new(WEB, Mode::Run, ReportStyle::Plain) });
+        sim.step(Event::Start { service: WEB.to_owned() });
+        sim
+    }
+
+    /// An instance of `up` with these services, started in this order; what follows is not delivered yet.
+    pub(super) fn host(services: Vec<ServiceConfig>) -> Self {
+        let names: Vec<String> = services.iter().filter(|config| !config.disabled).map(|config| config.name.clone()).collect();
+        let mut sim = Self::of(InstanceConfig { services, ..InstanceConfig::new("host", Mode::Up, ReportStyle::Plain) });
+        for service in names {
+            sim.step(Event::Start { service });
+        }
+        sim
+    }
+
+    fn of(config: InstanceConfig) -> Self {
+        Self {
             world: World::new(config, 1),
             now: Mono(1_000_000_000),
             procs: BTreeMap::new(),
@@ -72,11 +94,13 @@ impl Sim {
             obey: true,
             refuse: false,
             exec_errno: None,
+            schedules: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            told: Vec::new(),
             signals: Vec::new(),
             next_listener: 0,
-        };
-        sim.step(Event::Start { service: WEB.to_owned() });
-        sim
+        }
     }
 
     pub(super) fn service(&self) -> &Service {
@@ -118,33 +142,41 @@ impl Sim {
     }
 
     fn check(&self) {
-        assert!(self.world.next_deadline().is_none_or(|deadline| deadline > self.now), "a deadline in the past: {}", self.picture());
-        let service = self.service();
-        let serving = service.generations.values().filter(|generation| generation.is_serving()).count();
-        assert!(serving <= 1, "two serve: {}", self.picture());
-        let incoming = service.generations.values().filter(|generation| generation.is_incoming()).count();
-        assert!(incoming <= 1, "two come in: {}", self.picture());
-        let draining = service.generations.values().filter(|generation| matches!(generation.phase, Phase::Draining { .. })).count();
-        assert!(draining <= 4, "too many drain: {}", self.picture());
+        assert!(self.world.next_deadline().is_none_or(|deadline| deadline > self.now), "a deadline in the past: {}", self.pictures());
+        for service in self.world.services.values() {
+            let count = |is: fn(&Generation) -> bool| service.generations.values().filter(|generation| is(generation)).count();
+            assert!(count(Generation::is_serving) <= 1, "two serve: {}", self.pictures());
+            assert!(count(Generation::is_incoming) <= 1, "two come in: {}", self.pictures());
+            let draining = count(|generation| matches!(generation.phase, Phase::Draining { .. }));
+            assert!(draining <= 4, "too many drain: {}", self.pictures());
+        }
+        // What the index says is what a search finds.
+        for (id, proc) in &self.procs {
+            let known = self.world.services.get(&proc.service).is_some_and(|service| service.generations.contains_key(id));
+            assert_eq!(self.world.service_of(*id).is_some(), known, "the index is wrong about generation {id}: {}", self.pictures());
+        }
+        let deadline = self.world.services.values().filter_map(Service::next_deadline).min();
+        assert_eq!(self.world.next_deadline(), deadline, "the index is wrong about the next deadline: {}", self.pictures());
         let mut selected = BTreeSet::new();
         for listener in self.listeners.values().filter(|listener| listener.selected) {
-            assert!(selected.insert(listener.address), "two are selected on {}: {}", listener.address, self.picture());
+            assert!(selected.insert(listener.address), "two are selected on {}: {}", listener.address, self.pictures());
         }
     }
 
     fn perform(&mut self, effect: Effect, before: &World) {
         match effect {
             Effect::Hold { service, address } => {
-                if self.taken.contains(&address) {
-                    self.waiting.insert(address);
+                let others = self.listeners.values().any(|listener| listener.service != service && listener.address == address);
+                if others || self.taken.contains(&address) {
+                    self.waiting.insert((service.clone(), address));
                     self.queue.push_back(Event::HoldWaits { service, address, errno: EADDRINUSE });
                 } else {
-                    self.hold(address);
+                    self.hold(&service, address);
                 }
             }
-            Effect::Spawn { generation, .. } => {
+            Effect::Spawn { service, generation } => {
                 let fails = self.exec_errno;
-                let proc = Proc { main: None, main_lives: fails.is_none(), others_live: false, executed: fails.is_none() };
+                let proc = Proc { service, main: None, main_lives: fails.is_none(), others_live: false, executed: fails.is_none() };
                 assert!(self.procs.insert(generation, proc).is_none(), "an id was used twice");
                 let pid = 1000 + i32::try_from(generation.0).unwrap();
                 self.queue.push_back(Event::Spawned { generation, pid });
@@ -159,12 +191,13 @@ impl Sim {
                     self.queue.push_back(Event::ParkFailed { service, what: "refused".to_owned() });
                     return;
                 }
-                let addresses: Vec<SocketAddr> = self.listeners.values().filter(|l| l.selected).map(|l| l.address).collect();
-                for listener in self.listeners.values_mut() {
+                let of = |l: &&ListenerFacts| l.selected && l.service == service;
+                let addresses: Vec<SocketAddr> = self.listeners.values().filter(of).map(|l| l.address).collect();
+                for listener in self.listeners.values_mut().filter(|l| l.service == service) {
                     listener.selected = false;
                 }
                 for address in addresses {
-                    self.make(address, None, Origin::Held, true);
+                    self.make(&service, address, None, Origin::Held, true);
                 }
                 self.queue.push_back(Event::Parked { service });
             }
@@ -175,19 +208,18 @@ impl Sim {
             Effect::Release { generation } => {
                 let theirs: Vec<ListenerId> = self.listeners.values().filter(|l| belongs(l, generation)).map(|l| l.id).collect();
                 self.check_release(generation, &theirs, before);
-                for id in theirs {
-                    self.listeners.remove(&id);
-                    self.queue.push_back(Event::ListenerGone { listener: id });
-                }
+                self.close(theirs);
                 self.queue.push_back(Event::Released { generation, queued: Some(0) });
             }
-            Effect::ReleaseService { .. } => {
-                let hold_over = before.services[WEB].unserved.is_some_and(|since| since.plus(self.service().config.hold) <= self.now);
-                assert!(self.service().target == Target::Down || hold_over, "released while up: {}", self.picture());
-                for id in std::mem::take(&mut self.listeners).into_keys() {
-                    self.queue.push_back(Event::ListenerGone { listener: id });
-                }
-                self.waiting.clear();
+            Effect::ReleaseService { service } => {
+                let hold = self.world.services.get(&service).map(|service| service.config.hold).unwrap_or_default();
+                let since = before.services.get(&service).and_then(|service| service.unserved);
+                let hold_over = since.is_some_and(|since| since.plus(hold) <= self.now);
+                let down = self.world.services.get(&service).is_none_or(|service| service.target == Target::Down);
+                assert!(down || hold_over, "released while up: {}", self.pictures());
+                self.waiting.retain(|(waiting, _)| *waiting != service);
+                let theirs: Vec<ListenerId> = self.listeners.values().filter(|l| l.service == service).map(|l| l.id).collect();
+                self.close(theirs);
             }
             Effect::Forget { generation } => {
                 let dead = self.procs.get(&generation).is_none_or(|proc| !proc.main_lives && !proc.others_live);
@@ -197,50 +229,70 @@ impl Sim {
             Effect::Snapshot { to, .. } => {
                 self.queue.push_back(Event::Snapshot { to, old: Some(DrainReport { queued: 1, open: 5, idle: 0, busy: 2 }) });
             }
-            Effect::Say(notice) => self.said.push(notice.what),
+            Effect::Say(notice) => {
+                self.said.push(notice.what.clone());
+                self.told.push(notice);
+            }
             Effect::Exit { status } => {
                 assert!(self.exit.replace(status).is_none(), "told to exit twice");
             }
-            Effect::Probe { .. }
-            | Effect::StopProbe { .. }
-            | Effect::Watch { .. }
-            | Effect::StopWatch { .. }
-            | Effect::Schedule { .. }
-            | Effect::Unschedule { .. }
-            | Effect::CheckHealth { .. }
-            | Effect::StopHealth { .. }
-            | Effect::WatchFiles { .. }
-            | Effect::UnwatchFiles { .. } => {}
+            Effect::Schedule { ref service, .. } => drop(self.schedules.insert(service.clone(), effect)),
+            Effect::Unschedule { service } => drop(self.schedules.remove(&service)),
+            Effect::CheckHealth { generation } => drop(self.checked.insert(generation)),
+            Effect::StopHealth { generation } => {
+                assert!(self.checked.remove(&generation), "the health of generation {generation} was not checked: {}", self.pictures());
+            }
+            Effect::WatchFiles { service } => drop(self.watched.insert(service)),
+            Effect::UnwatchFiles { service } => drop(self.watched.remove(&service)),
+            Effect::Probe { .. } | Effect::StopProbe { .. } | Effect::Watch { .. } | Effect::StopWatch { .. } => {}
+        }
+    }
+
+    /// Listeners are closed; who waits for their ports gets them.
+    fn close(&mut self, listeners: Vec<ListenerId>) {
+        for id in listeners {
+            let Some(listener) = self.listeners.remove(&id) else { continue };
+            self.queue.push_back(Event::ListenerGone { listener: id });
+            self.try_holds(listener.address);
         }
     }
 
     /// A socket that holds a port is closed only at stop or after the hold time.
     fn check_release(&self, generation: GenerationId, listeners: &[ListenerId], before: &World) {
         let selected = listeners.iter().any(|id| self.listeners[id].selected);
-        let due = matches!(
-            before.services[WEB].generations.get(&generation).map(|generation| &generation.phase),
-            Some(Phase::Gone { until }) if *until <= self.now
-        );
-        assert!(
-            !selected || due || self.service().target == Target::Down,
-            "a port was closed by releasing generation {generation}: {}",
-            self.picture()
-        );
+        let name = &self.procs[&generation].service;
+        let was = before.services.get(name);
+        let phase = was.and_then(|service| service.generations.get(&generation)).map(|generation| &generation.phase);
+        let due = matches!(phase, Some(Phase::Gone { until }) if *until <= self.now);
+        let is = self.world.services.get(name);
+        let may = is.is_none_or(|service| service.target == Target::Down || service.is_task());
+        assert!(!selected || due || may, "a port was closed by releasing generation {generation}: {}", self.pictures());
     }
 
-    fn hold(&mut self, address: SocketAddr) {
+    fn hold(&mut self, service: &str, address: SocketAddr) {
         if !self.listeners.values().any(|listener| listener.address == address && listener.selected) {
-            self.make(address, None, Origin::Held, true);
+            self.make(service, address, None, Origin::Held, true);
         }
-        self.queue.push_back(Event::Held { service: WEB.to_owned(), address });
+        self.queue.push_back(Event::Held { service: service.to_owned(), address });
     }
 
-    fn make(&mut self, address: SocketAddr, owner: Option<GenerationId>, origin: Origin, selected: bool) -> ListenerId {
+    fn try_holds(&mut self, address: SocketAddr) {
+        if self.taken.contains(&address) || self.listeners.values().any(|listener| listener.address == address) {
+            return;
+        }
+        let waiting = self.waiting.iter().find(|(_, at)| *at == address).cloned();
+        if let Some((service, address)) = waiting {
+            self.waiting.remove(&(service.clone(), address));
+            self.hold(&service, address);
+        }
+    }
+
+    fn make(&mut self, service: &str, address: SocketAddr, owner: Option<GenerationId>, origin: Origin, selected: bool) -> ListenerId {
         self.next_listener += 1;
         let id = ListenerId(self.next_listener);
         let facts = ListenerFacts {
             id,
-            service: WEB.to_owned(),
+            service: service.to_owned(),
             owner,
             last_owner: None,
             address,
@@ -317,6 +369,10 @@ impl Sim {
         if !lives || self.listeners.values().any(|l| l.owner == Some(generation) && l.address == address) {
             return;
         }
+        let service = self.procs[&generation].service.clone();
+        if self.listeners.values().any(|listener| listener.address == address && listener.service != service) {
+            return self.queue.push_back(Event::BindRefused { generation, address, errno: EADDRINUSE });
+        }
         let waits =
             self.listeners.values_mut().find(|listener| listener.address == address && listener.owner.is_none() && listener.selected);
         if let Some(listener) = waits {
@@ -327,16 +383,14 @@ impl Sim {
             return;
         }
         let first = !self.listeners.values().any(|listener| listener.address == address && listener.selected);
-        self.make(address, Some(generation), Origin::Adopted, first);
+        self.make(&service, address, Some(generation), Origin::Adopted, first);
     }
 
     /// The stranger lets go.
     pub(super) fn free(&mut self, port: u16) {
         let address = address(port);
         self.taken.remove(&address);
-        if self.waiting.remove(&address) {
-            self.hold(address);
-        }
+        self.try_holds(address);
     }
 
     /// The daemon dies and a new one carries on. What it was told and had not handled yet is lost.
@@ -350,7 +404,7 @@ impl Sim {
                 .iter()
                 .filter(|(id, _)| !self.forgotten.contains(id))
                 .map(|(id, proc)| GenerationFacts {
-                    service: WEB.to_owned(),
+                    service: proc.service.clone(),
                     id: *id,
                     pid: 1000 + i32::try_from(id.0).unwrap(),
                     executed: proc.executed.then_some(None),
@@ -360,9 +414,12 @@ impl Sim {
                 })
                 .collect(),
             listeners: self.listeners.values().cloned().collect(),
-            waiting: self.waiting.iter().map(|address| (WEB.to_owned(), *address)).collect(),
+            waiting: self.waiting.iter().cloned().collect(),
         };
         let before = self.world.clone();
+        self.schedules.clear();
+        self.checked.clear();
+        self.watched.clear();
         self.exit = None;
         for effect in self.world.reconcile(&facts, self.now) {
             self.perform(effect, &before);
@@ -370,9 +427,19 @@ impl Sim {
         self.check();
     }
 
-    /// What there is, in one line.
+    /// What there is of the one service, in one line.
     pub(super) fn picture(&self) -> String {
-        let service = self.service();
+        self.picture_of(WEB)
+    }
+
+    /// What there is of all services, in one line.
+    pub(super) fn pictures(&self) -> String {
+        let pictures: Vec<String> = self.world.services.keys().map(|name| format!("{name}: {}", self.picture_of(name))).collect();
+        pictures.join("; ")
+    }
+
+    pub(super) fn picture_of(&self, name: &str) -> String {
+        let Some(service) = self.world.services.get(name) else { return "none".to_owned() };
         let mut text = match service.target {
             Target::Up => "up".to_owned(),
             Target::Down => "down".to_owned(),
@@ -493,6 +560,53 @@ impl Sim {
     #[track_caller]
     pub(super) fn said(&mut self, is: impl Fn(&What) -> bool) -> &mut Self {
         assert!(self.said.iter().any(is), "not said: {:#?}", self.said);
+        self
+    }
+
+    /// The newest generation of a service.
+    #[track_caller]
+    pub(super) fn newest(&self, service: &str) -> GenerationId {
+        *self.procs.iter().rev().find(|(_, proc)| proc.service == service).expect("no generation").0
+    }
+
+    /// The newest generation of a service listens there and is ready.
+    pub(super) fn serves(&mut self, service: &str, port: u16) -> &mut Self {
+        self.deliver();
+        let id = self.newest(service);
+        self.up_on(id.0, port)
+    }
+
+    fn up_on(&mut self, n: u64, port: u16) -> &mut Self {
+        self.listens(n, port).is_ready(n)
+    }
+
+    /// The main process of a service's newest generation ends.
+    pub(super) fn ends(&mut self, service: &str, status: i32) -> &mut Self {
+        self.deliver();
+        let id = self.newest(service);
+        self.dies(id.0, status)
+    }
+
+    pub(super) fn start(&mut self, service: &str) -> &mut Self {
+        self.tell(Event::Start { service: service.to_owned() });
+        self
+    }
+
+    pub(super) fn stop(&mut self, services: &[&str]) -> &mut Self {
+        let services = services.iter().map(|name| (*name).to_owned()).collect();
+        self.tell(Event::StopSome { services, way: StopWay::Gentle });
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn are(&mut self, pictures: &str) -> &mut Self {
+        assert_eq!(self.pictures(), pictures);
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn is_of(&mut self, service: &str, picture: &str) -> &mut Self {
+        assert_eq!(self.picture_of(service), picture, "{}", self.pictures());
         self
     }
 }

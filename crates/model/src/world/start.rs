@@ -1,6 +1,6 @@
 //! How a generation comes to serve: asked for, forked, executed, listening, ready. And how that fails.
 
-use crate::config::{Readiness, RestartPolicy};
+use crate::config::{Mode, Readiness, RestartPolicy};
 use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId};
 use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
 use crate::ledger::{Failure, Outcome};
@@ -22,17 +22,43 @@ impl Service {
     /// It is to be up.
     pub(crate) fn start(&mut self, turn: &mut Turn<'_>) {
         if self.target == Target::Up {
+            if self.is_task() {
+                self.run_task(turn);
+            }
             return;
         }
         self.target = Target::Up;
         self.last_exit = None;
+        self.last_run = None;
+        self.waits_said = false;
         self.backoff.reset();
-        self.begin(turn);
+        self.recent.clear();
+        if !self.is_scheduled() {
+            self.begin(turn);
+        }
     }
 
-    /// Starts a generation, after the declared ports are held.
-    fn begin(&mut self, turn: &mut Turn<'_>) {
-        let missing: BTreeMap<SocketAddr, bool> = self.config.ports.iter().map(|address| (*address, false)).collect();
+    /// Starts a generation, after those that it waits for and after the declared ports are held. The ports are held from now on:
+    /// whoever connects meanwhile waits too.
+    pub(crate) fn begin(&mut self, turn: &mut Turn<'_>) {
+        if self.config.after.is_empty() {
+            return self.proceed(turn);
+        }
+        for address in self.not_held().into_keys() {
+            turn.effect(Effect::Hold { service: self.config.name.clone(), address });
+        }
+        self.plan = Plan::After { waiting: self.config.after.clone() };
+    }
+
+    /// The declared addresses that are not held.
+    fn not_held(&self) -> BTreeMap<SocketAddr, bool> {
+        let held = |address: &SocketAddr| self.listeners.values().any(|listener| listener.address == *address);
+        self.config.ports.iter().filter(|address| !held(address)).map(|address| (*address, false)).collect()
+    }
+
+    /// Nothing that it starts after is in the way.
+    pub(crate) fn proceed(&mut self, turn: &mut Turn<'_>) {
+        let missing = self.not_held();
         if missing.is_empty() {
             self.spawn(turn);
             return;
@@ -48,6 +74,9 @@ impl Service {
     }
 
     pub(crate) fn held(&mut self, address: SocketAddr, turn: &mut Turn<'_>) {
+        if matches!(self.plan, Plan::After { .. }) {
+            return self.say(What::Held { address }, turn);
+        }
         let Plan::Hold { waiting } = &mut self.plan else { return };
         if waiting.remove(&address).is_none() {
             return;
@@ -83,6 +112,12 @@ impl Service {
         let id = GenerationId(*turn.next_generation);
         self.plan = Plan::Rest;
         self.starts += 1;
+        if let Some(limit) = self.config.start_limit {
+            self.recent.push_back(turn.now);
+            while self.recent.len() > limit.starts as usize {
+                self.recent.pop_front();
+            }
+        }
         self.generations.insert(id, Generation::new(id, turn.now));
         if let Some(ledger) = self.open_ledger_mut() {
             ledger.to = Some(id);
@@ -153,6 +188,9 @@ impl Service {
         if let Some(errno) = untrapped {
             self.say(What::Untrapped { generation: id, errno }, turn);
         }
+        if self.is_task() {
+            return self.task_runs(id, turn);
+        }
         if starting && blind {
             self.ready(id, "its command runs; its binds cannot be caught, so nothing more is known".to_owned(), turn);
         }
@@ -204,6 +242,7 @@ impl Service {
         if before.is_some_and(|before| before.owner == Some(owner)) {
             return;
         }
+        self.listened = true;
         let Some(generation) = self.generations.get(&owner) else { return };
         let (main, phase) = (generation.main, &generation.phase);
         let what =
@@ -366,6 +405,24 @@ impl Service {
         if !again {
             return self.end(turn);
         }
+        self.start_later(served, turn);
+    }
+
+    /// Starts the next one, now or later, unless there were too many.
+    pub(crate) fn start_later(&mut self, served: Duration, turn: &mut Turn<'_>) {
+        if let Some(limit) = self.config.start_limit
+            && self.recent.len() >= limit.starts as usize
+            && self.recent.front().is_some_and(|first| turn.now.since(*first) < limit.within)
+        {
+            let status = self.last_exit.map(|(_, status)| status);
+            self.say(What::GaveUp { starts: limit.starts, within: limit.within, status }, turn);
+            self.plan = Plan::GaveUp;
+            // `run` has nothing but this service: it ends with it.
+            if turn.mode == Mode::Run {
+                self.end(turn);
+            }
+            return;
+        }
         let wait = self.backoff.after_run(served);
         if wait.is_zero() {
             self.spawn(turn);
@@ -378,6 +435,7 @@ impl Service {
     /// Somebody asked for a start while none serves.
     fn begin_again(&mut self, turn: &mut Turn<'_>) {
         self.backoff.reset();
+        self.recent.clear();
         self.tried.clear();
         self.spawn(turn);
     }
@@ -386,7 +444,15 @@ impl Service {
     pub(crate) fn restart(&mut self, turn: &mut Turn<'_>) {
         if self.target == Target::Down {
             self.account(None, true, turn);
-            return self.start(turn);
+            return if self.is_scheduled() {
+                self.start(turn);
+                self.run_task(turn);
+            } else {
+                self.start(turn);
+            };
+        }
+        if self.is_task() {
+            return self.rerun(turn);
         }
         if let Some(id) = self.incoming().filter(|_| self.serving().is_none())
             && matches!(self.generations[&id].phase, Phase::Starting { deadline: None, .. })

@@ -48,6 +48,8 @@ impl Service {
         }
         // New connections are refused from here on, instead of waiting for nobody.
         turn.effect(Effect::ReleaseService { service: self.config.name.clone() });
+        // The keeper will say so for each; until then they must not count as held.
+        self.listeners.clear();
         let ids: Vec<GenerationId> = self.generations.keys().copied().collect();
         for id in ids {
             self.stop_generation(id, why, turn);
@@ -121,6 +123,11 @@ impl Service {
             return;
         }
         generation.main = Main::Ended { pid: generation.main.pid(), status };
+        let runs = matches!(generation.phase, Phase::Spawning | Phase::Starting { .. } | Phase::Serving { .. });
+        if self.is_task() && runs {
+            return self.run_over(id, status, turn);
+        }
+        let Some(generation) = self.generations.get_mut(&id) else { return };
         match generation.phase.clone() {
             // With status 0 it may have made itself a daemon: whether a process is left tells.
             Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward) if status == ExitStatus::Exited(0) => {}
@@ -180,6 +187,11 @@ impl Service {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         let status = generation.main.status().unwrap_or(ExitStatus::Unknown);
         generation.main = Main::Ended { pid: generation.main.pid(), status };
+        let runs = matches!(generation.phase, Phase::Spawning | Phase::Starting { .. } | Phase::Serving { .. });
+        if self.is_task() && runs {
+            self.run_over(id, status, turn);
+        }
+        let Some(generation) = self.generations.get_mut(&id) else { return };
         match generation.phase.clone() {
             Phase::Spawning | Phase::Starting { .. } => {
                 turn.effect(Effect::StopProbe { generation: id });
@@ -225,7 +237,7 @@ impl Service {
     /// Its sockets: kept while they hold a port, else released. Its successor, if it waited.
     fn finish(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
         let until = turn.now.plus(self.config.hold);
-        let holds = self.target == Target::Up && self.listeners_of(id).any(|listener| listener.selected);
+        let holds = self.target == Target::Up && !self.is_task() && self.listeners_of(id).any(|listener| listener.selected);
         let Some(generation) = self.generations.get_mut(&id) else { return };
         if holds {
             generation.enter(Phase::Gone { until }, turn.now);

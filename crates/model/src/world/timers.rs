@@ -1,14 +1,23 @@
 //! What time alone does to a service.
 
-use crate::event::Effect;
-use crate::event::GenerationId;
-use crate::generation::{Drain, Generation, Phase};
+use crate::config::Readiness;
+use crate::event::{Effect, GenerationId};
+use crate::generation::{Drain, Generation, Main, Phase, Trap};
 use crate::mono::Mono;
 use crate::notice::{StopReason, What};
 use crate::service::{Plan, Service, Target, Turn};
+use std::time::Duration;
+
+/// What lives for so long and listens nowhere, although nothing else is known of it, is taken for a worker: it never will. Long enough for
+/// most servers to bind; what binds later is steered to all the same.
+const WORKER: Duration = Duration::from_secs(10);
+/// For a service of which no generation has ever listened: its next one is as good as the one before if it lives for so long. Most of
+/// what is wrong with a new version (a missing module, a bad option) shows earlier.
+const NEXT_WORKER: Duration = Duration::from_secs(2);
 
 /// What is due for a generation.
 enum Due {
+    Alive,
     Ready,
     Cover,
     Settled,
@@ -26,7 +35,27 @@ impl Service {
             Plan::Rest | Plan::Hold { .. } | Plan::After { .. } | Plan::GaveUp | Plan::Park | Plan::Succeed { .. } => None,
         };
         let generations = self.generations.values().flat_map(|generation| due(generation, served)).flatten().map(|(at, _)| at);
-        generations.chain(plan).chain(self.hold_over()).min()
+        let alive = self.generations.values().filter_map(|generation| self.alive_at(generation));
+        generations.chain(alive).chain(plan).chain(self.hold_over()).min()
+    }
+
+    /// When it is taken for one that never listens.
+    fn alive_at(&self, generation: &Generation) -> Option<Mono> {
+        let starting = matches!(generation.phase, Phase::Starting { covers_by: None, .. });
+        let lives = starting && generation.trap == Trap::Active && matches!(generation.main, Main::Alive { .. });
+        let unknown = self.workers && !self.listened && self.config.ports.is_empty() && self.config.readiness == Readiness::Accept;
+        if !lives || !unknown || self.is_task() {
+            return None;
+        }
+        let wait = if self.was_ready { NEXT_WORKER } else { WORKER };
+        Some(generation.since.plus(wait.min(self.config.ready_timeout)))
+    }
+
+    fn alive(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        let Some(generation) = self.generations.get(&id) else { return };
+        let after = turn.now.since(generation.spawned);
+        self.say(What::Alive { generation: id, after }, turn);
+        self.switch_to(id, turn);
     }
 
     /// Does what is due now.
@@ -34,6 +63,10 @@ impl Service {
         let served = self.is_served();
         let mut now_due: Vec<(GenerationId, Due)> = Vec::new();
         for generation in self.generations.values() {
+            if self.alive_at(generation).is_some_and(|at| at <= turn.now) {
+                now_due.push((generation.id, Due::Alive));
+                continue;
+            }
             for (at, what) in due(generation, served).into_iter().flatten() {
                 if at <= turn.now {
                     now_due.push((generation.id, what));
@@ -42,6 +75,7 @@ impl Service {
         }
         for (id, what) in now_due {
             match what {
+                Due::Alive => self.alive(id, turn),
                 Due::Ready => self.ready_timeout(id, turn),
                 Due::Cover => self.cover_over(id, turn),
                 Due::Settled => self.settled(id, turn),
