@@ -363,6 +363,7 @@ impl Reactor {
     fn attach(&mut self, generation: GenerationId, kinds: Vec<DescriptorKind>, descriptors: Vec<OwnedFd>) {
         let Some(service) = self.world.service_of(generation) else { return };
         let (sink, notifies) = self.sink(service, generation);
+        let user = service.config.user.as_ref().map(|user| user.uid);
         let mut output = Output { recent: Rc::clone(&sink.recent), readers: Vec::new(), notify: None };
         for (kind, descriptor) in kinds.into_iter().zip(descriptors) {
             match kind {
@@ -370,7 +371,7 @@ impl Reactor {
                     output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
                 }
                 DescriptorKind::Notify => {
-                    let task = crate::notify::read(descriptor, generation, notifies, self.to.clone());
+                    let task = crate::notify::read(descriptor, generation, notifies, user, self.to.clone());
                     output.notify = Some(tokio::task::spawn_local(task).abort_handle());
                 }
             }

@@ -13,6 +13,7 @@ mod holds;
 mod keeper;
 mod life;
 pub mod protocol;
+mod rights;
 mod serve;
 mod spawn;
 mod state;

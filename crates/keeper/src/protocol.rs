@@ -349,8 +349,11 @@ pub enum ExecStage {
     Session,
     /// Standard input, output and error.
     Stdio,
-    /// Resource limits and file mode creation mask.
-    Limits,
+    /// A resource limit.
+    Limits {
+        /// `RLIMIT_*`.
+        resource: i32,
+    },
     /// The seccomp filter, and the sockets that are passed without one.
     Filter,
     /// Groups and user.
