@@ -28,3 +28,4 @@ pub mod probe;
 pub mod procfs;
 pub mod sock_diag;
 pub mod uring;
+pub mod users;
