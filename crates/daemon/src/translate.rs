@@ -1,7 +1,7 @@
 //! The keeper's words in the model's, and back. Values only.
 
 use stayput_keeper::protocol as keeper;
-use stayput_model::config::{OutputKind, Readiness, ServiceConfig, UserSpec};
+use stayput_model::config::{Kind, OutputKind, Readiness, RestartPolicy, ServiceConfig, UserSpec};
 use stayput_model::event::{Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin, Scope, StopWay};
 use stayput_model::reconcile::{Facts, GenerationFacts};
 
@@ -46,6 +46,8 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
             .collect(),
         limits: keeper::Limits { memory: config.limits.memory, cpu: config.limits.cpu, tasks: config.limits.tasks },
         declared: config.ports.clone(),
+        // One that does not take them fails once, so it must be allowed to try again.
+        pass_sockets: config.restart != RestartPolicy::Never && matches!(config.kind, Kind::Service),
     }
 }
 
@@ -113,7 +115,8 @@ fn rlimit_name(resource: i32) -> String {
 
 fn untrapped(trap: keeper::Trap) -> Option<i32> {
     match trap {
-        keeper::Trap::Active => None,
+        // Held and steered alike, whichever way.
+        keeper::Trap::Active | keeper::Trap::Environment { .. } => None,
         keeper::Trap::Unavailable { errno } => Some(errno),
     }
 }
@@ -131,6 +134,7 @@ fn listener(facts: keeper::ListenerFacts) -> ListenerFacts {
             keeper::Origin::Adopted => Origin::Adopted,
             keeper::Origin::Swapped => Origin::Swapped,
             keeper::Origin::Held => Origin::Held,
+            keeper::Origin::Passed => Origin::Passed,
         },
         selected: facts.selected,
     }

@@ -130,7 +130,7 @@ impl Keeper {
     }
 
     /// A socket that can be in a group: bound like its members, and of the same user.
-    fn sibling(&self, service: &str, key: &Key) -> Result<OwnedFd, Errno> {
+    pub(crate) fn sibling(&self, service: &str, key: &Key) -> Result<OwnedFd, Errno> {
         let anchor = self.state.group(service, key).map(|group| group.anchor);
         match anchor.map(socket::owner) {
             Some(Ok(owner)) => socket::bound_as(key, true, owner),
@@ -236,6 +236,9 @@ impl Keeper {
 
     /// Lets all new connections of the service go to the generation's listeners, where it has any.
     pub(crate) fn steer(&mut self, service: &str, generation: GenerationId) {
+        if let Some(generation) = self.state.generation_mut(generation) {
+            generation.served = true;
+        }
         let own = self.state.listeners_of(generation);
         self.select_where(service, |listener| own.contains(&listener));
     }

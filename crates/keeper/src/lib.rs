@@ -12,6 +12,7 @@ pub mod guard;
 mod holds;
 mod keeper;
 mod life;
+mod passing;
 pub mod protocol;
 mod rights;
 mod serve;

@@ -2,6 +2,7 @@
 //! is killed in between knows what to look for.
 
 use crate::keeper::{Keeper, Source};
+use crate::passing;
 use crate::protocol::{self, DescriptorKind, Event, ExecStage, ExitStatus, GenerationId, OutputKind, Reply, SpawnSpec, Trap};
 use crate::state::{Generation, NotifyName};
 use rustix::fs::{Mode, OFlags};
@@ -101,6 +102,8 @@ impl Keeper {
             None
         };
         self.mark(&mut env, spec, notify.as_ref().map(|(_, name)| name));
+        let passed = passing::passed(spec, &env, self.state.declines.contains(&spec.service))
+            .map_err(failed("{fd} in the command names a socket, and no such port is declared"))?;
         let outputs = outputs(spec.output, other).map_err(failed("making the output pipes"))?;
         let (report, childs_report) = packet_pair().map_err(failed("socketpair for the child's report"))?;
         let null = dev_null().map_err(failed("open /dev/null"))?;
@@ -126,6 +129,8 @@ impl Keeper {
             notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),
             cgroup: cgroup.clone(),
             declared: spec.declared.clone(),
+            asked: false,
+            served: false,
         });
         self.commit();
         match process::clone() {
@@ -142,7 +147,7 @@ impl Keeper {
                     umask: spec.umask,
                     rlimits: self.rlimits(spec),
                     credentials: spec.credentials.as_ref().map(credentials),
-                    passed: None,
+                    passed,
                 };
                 spawn::exec(&exec, childs_report.as_fd())
             }
@@ -236,12 +241,15 @@ impl Keeper {
                     generation.trap = Some(Trap::Active);
                     self.watch_generation(id);
                 }
-                Some(Report::NotTrapped(errno)) => {
+                Some(Report::NotTrapped(errno, asks)) => {
                     generation.trap = Some(Trap::Unavailable { errno: errno.raw_os_error() });
-                    let service = generation.service.clone();
-                    self.release_unowned(&service);
+                    // If it asks for sockets, it gets what is held; else that must not stand in its way.
+                    if !asks {
+                        let service = generation.service.clone();
+                        self.release_unowned(&service);
+                    }
                 }
-                Some(Report::Asks) => {}
+                Some(Report::Asks) => self.on_asks(id),
                 Some(Report::Failed(stage, errno, resource)) => {
                     generation.exec_failed = Some((exec_stage(stage, resource), errno.raw_os_error()));
                 }

@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) emptied: Vec<Cgroup>,
     /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
     pub(crate) nofile: Option<(u64, u64)>,
+    /// Services that do not take passed sockets.
+    pub(crate) declines: BTreeSet<String>,
 }
 
 /// The brain's process.
@@ -79,6 +81,10 @@ pub(crate) struct Generation {
     pub(crate) cgroup: Option<Cgroup>,
     /// Addresses that it may bind whatever its rights.
     pub(crate) declared: Vec<SocketAddr>,
+    /// Its child waits, or waited, for sockets.
+    pub(crate) asked: bool,
+    /// New connections were steered to it.
+    pub(crate) served: bool,
 }
 
 /// Where a generation's `sd_notify` messages are sent to.
@@ -252,6 +258,7 @@ impl State {
             next_listener: 1,
             emptied: Vec::new(),
             nofile: None,
+            declines: BTreeSet::new(),
         }
     }
 

@@ -82,8 +82,8 @@ pub struct Exec<'fd> {
 pub enum Report {
     /// The filter is in; this descriptor answers its calls.
     Trapped(OwnedFd),
-    /// The filter could not be installed; the command runs without.
-    NotTrapped(Errno),
+    /// The filter could not be installed; the command runs without. True: [`Report::Asks`] follows.
+    NotTrapped(Errno, bool),
     /// It waits for the sockets ([`pass`]).
     Asks,
     /// A step failed; the child has exited. The number is the resource whose limit could not be set.
@@ -136,8 +136,8 @@ fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::
         match seccomp::install() {
             Ok(listener) => send(report, &encode(b'T', 0, Errno::from_raw_os_error(1), 0), Some(listener.as_fd())),
             Err(error) => {
-                send(report, &encode(b'N', 0, error, 0), None);
                 asks = exec.passed.is_some();
+                send(report, &encode(b'N', 0, error, i32::from(asks)), None);
             }
         }
     }
@@ -339,7 +339,7 @@ pub fn receive(report: impl AsFd) -> Result<Option<Option<Report>>, Errno> {
     let (error, detail) = (Errno::from_raw_os_error(number(2)), number(6));
     match (bytes[0], listener) {
         (b'T', Some(listener)) => Ok(Some(Some(Report::Trapped(listener)))),
-        (b'N', None) => Ok(Some(Some(Report::NotTrapped(error)))),
+        (b'N', None) => Ok(Some(Some(Report::NotTrapped(error, detail != 0)))),
         (b'A', None) => Ok(Some(Some(Report::Asks))),
         (b'F', None) => Ok(Some(Some(Report::Failed(*STAGES.get(bytes[1] as usize).ok_or(Errno::IO)?, error, detail)))),
         _ => Err(Errno::IO),

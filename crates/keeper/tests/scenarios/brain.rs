@@ -261,5 +261,6 @@ pub(crate) fn spec(id: u64, argv: &[&str]) -> SpawnSpec {
         rlimits: Vec::new(),
         limits: Limits::default(),
         declared: Vec::new(),
+        pass_sockets: false,
     }
 }

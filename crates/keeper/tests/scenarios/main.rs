@@ -5,6 +5,7 @@
 mod brain;
 mod dying;
 mod handing;
+mod passing;
 mod users;
 
 use brain::{Brain, DEADLINE, NOBODY, brain_of_headless};
@@ -23,11 +24,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use passing::{names_sockets, takes_no_sockets, takes_sockets};
 use users::{own_user, privileged_ports, stages, talks};
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 29] = [
+const SCENARIOS: [Scenario; 32] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -53,6 +55,9 @@ const SCENARIOS: [Scenario; 29] = [
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
     ("mptcp", mptcp, "127.0.0.1"),
     ("closes-and-binds-again", closes_and_binds_again, "127.0.0.1"),
+    ("nested-takes-sockets", takes_sockets, "127.0.0.1"),
+    ("nested-takes-no-sockets", takes_no_sockets, "127.0.0.1"),
+    ("names-sockets", names_sockets, "127.0.0.1"),
     ("user-own", own_user, "127.0.0.1"),
     ("user-stages", stages, ""),
     ("user-talks", talks, ""),
@@ -83,6 +88,12 @@ fn be_brain(name: &str) -> ExitCode {
 fn be_guard(name: &str) -> ExitCode {
     let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     std::fs::create_dir(&directory).expect("directory");
+    if name.starts_with("nested-") {
+        // The one place of a listener is taken for all that is started here.
+        let above = stayput_kernel::seccomp::rehearse(&[], true).expect("a filter").expect("a listener");
+        // Where no keeper sweeps it away.
+        rustix::stdio::dup2_stdin(above).expect("dup2");
+    }
     let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.join("control.sock")).expect("bind").into();
     let lock = control.as_fd().try_clone_to_owned().expect("dup");
     let daemon_argv = ["scenarios", "--brain", name].map(|argument| argument.as_bytes().to_vec()).to_vec();
