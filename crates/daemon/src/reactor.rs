@@ -265,6 +265,12 @@ impl Reactor {
                     }
                 }
                 Meaning::Forward(signal) => self.forward(signal),
+                Meaning::Unlimited { generation, limits } => {
+                    let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
+                    for (file, errno) in limits {
+                        self.tell(&service, Mark::Trouble, &say::unlimited(generation.0, &file, errno));
+                    }
+                }
                 Meaning::Stranger { service, address, inode } => {
                     let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
                     self.tell(&service, Mark::Trouble, &text);

@@ -169,6 +169,8 @@ pub(crate) enum Meaning {
     RestartAll,
     /// Pass this signal on to the services.
     Forward(i32),
+    /// Limits that are not in force.
+    Unlimited { generation: GenerationId, limits: Vec<(String, i32)> },
     /// Somebody shares a port.
     Stranger { service: String, address: std::net::SocketAddr, inode: u32 },
 }
@@ -190,6 +192,7 @@ pub(crate) fn event(event: keeper::Event) -> Meaning {
         From::Signalled { signal: HUP, hangup: false } => return Meaning::RestartAll,
         From::Signalled { signal: signal @ (USR1 | USR2), .. } => return Meaning::Forward(signal),
         From::Signalled { signal, .. } => Event::Shutdown { way: StopWay::Gentle, signal: Some(signal) },
+        From::Unlimited { generation, limits } => return Meaning::Unlimited { generation: from_keeper(generation), limits },
         From::Stranger { service, address, inode } => return Meaning::Stranger { service, address, inode },
     })
 }

@@ -278,6 +278,13 @@ pub enum Event {
         /// Which.
         listener: ListenerId,
     },
+    /// Limits of a generation that are not in force: what was asked for, and the error number. It runs without them.
+    Unlimited {
+        /// Whose.
+        generation: GenerationId,
+        /// Interface file of the control group (`memory.max`) and error number.
+        limits: Vec<(String, i32)>,
+    },
     /// A bind of the generation was refused with its real error.
     BindRefused {
         /// Whose.

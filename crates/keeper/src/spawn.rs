@@ -110,6 +110,7 @@ impl Keeper {
 
         // Not everywhere ours to make; the cookie and the filter tell the tree without it.
         let cgroup = Cgroup::create(&format!("stayput-{}-{}", self.state.nonce, spec.generation.0)).ok();
+        let unlimited = limit(cgroup.as_ref(), &spec.limits);
         let door = cgroup.as_ref().and_then(|cgroup| cgroup.door().ok());
         self.state.generations.push(Generation {
             service: spec.service.clone(),
@@ -158,6 +159,9 @@ impl Keeper {
                 }
                 self.commit();
                 self.watch_generation(spec.generation);
+                if !unlimited.is_empty() {
+                    self.tell(Event::Unlimited { generation: spec.generation, limits: unlimited });
+                }
                 Ok(())
             }
             Err(errno) => {
@@ -399,6 +403,19 @@ pub(crate) fn exit_status(ended: process::Ended) -> ExitStatus {
         process::Ended::Exited(status) => ExitStatus::Exited(status),
         process::Ended::Signalled(signal) => ExitStatus::Signalled(signal),
     }
+}
+
+/// Sets the limits of a tree; returns those that are not in force.
+fn limit(cgroup: Option<&Cgroup>, limits: &protocol::Limits) -> Vec<(String, i32)> {
+    let memory = limits.memory.map(|bytes| ("memory.max", bytes.to_string()));
+    // Microseconds in each tenth of a second.
+    let cpu = limits.cpu.map(|per_cent| ("cpu.max", format!("{} 100000", u64::from(per_cent.max(1)) * 1000)));
+    let tasks = limits.tasks.map(|tasks| ("pids.max", tasks.to_string()));
+    let set = |(file, value): (&str, String)| {
+        let done = cgroup.map_or(Err(Errno::NOENT), |cgroup| cgroup.limit(file, &value));
+        done.err().map(|error| (file.to_owned(), error.raw_os_error()))
+    };
+    [memory, cpu, tasks].into_iter().flatten().filter_map(set).collect()
 }
 
 fn credentials(credentials: &protocol::Credentials) -> Credentials {

@@ -44,6 +44,22 @@ print(status['CapEff'].strip(), status['CapPrm'].strip(), flush=True)
     assert_eq!(brain.line(1), "no way back");
     assert_eq!(brain.line(1), "0000000000000000 0000000000000000");
     assert_eq!(brain.main_exited(1), ExitStatus::Exited(0));
+    // A limit that the kernel does not keep is told; one that it keeps stands in the file.
+    brain.start(SpawnSpec { limits: Limits { tasks: Some(64), ..Limits::default() }, ..nobody(9, &["cat", "/proc/self/cgroup"]) });
+    let told = brain.events.iter().any(|event| matches!(event, Event::Unlimited { limits, .. } if limits[0].0 == "pids.max"));
+    let mut kept = None;
+    loop {
+        let line = brain.line(9);
+        if let Some(own) = line.strip_prefix("0::") {
+            kept = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+                .iter()
+                .find_map(|mount| std::fs::read_to_string(format!("{mount}{own}/pids.max")).ok());
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    assert!(told != (kept.as_deref().map(str::trim) == Some("64")), "told: {told}, in force: {kept:?}");
     // The same port for one user after the other: the group follows.
     let address = free_address(host);
     brain.start(SpawnSpec { credentials: None, ..server(2, address) });
