@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use stayput_model::text::printable;
 use stayput_wire::{
-    Event, GenerationPhase, GenerationStatus, InstanceStatus, Ledger, ListenerOrigin, ListenerStatus, Measured, Outcome, ServicePhase,
-    ServiceStatus, Target, TrapStatus,
+    Event, GenerationPhase, GenerationStatus, Holding, InstanceStatus, Ledger, ListenerOrigin, ListenerStatus, Measured, Outcome,
+    ServicePhase, ServiceStatus, Target, TrapStatus,
 };
 
 /// Width of a plain terminal.
@@ -175,6 +175,12 @@ fn generation_notes(text: &mut String, generation: &GenerationStatus) {
     if let TrapStatus::Unavailable(why) = &generation.trap {
         wrap(text, &format!("generation {}: its ports are not held: {}", generation.id, printable(why)));
     }
+    if generation.holding == Holding::Environment {
+        wrap(
+            text,
+            &format!("generation {}: open sockets of its declared ports were passed to it; any other port is not held", generation.id),
+        );
+    }
     if let Some(ended) = &generation.last_exit {
         wrap(text, &format!("generation {}: its main process {}", generation.id, printable(ended)));
     }
@@ -187,6 +193,7 @@ fn listener_row(listener: &ListenerStatus, owner: &str) -> [String; 6] {
         (true, ListenerOrigin::Adopted) => "adopted",
         (true, ListenerOrigin::Swapped) => "swapped",
         (true, ListenerOrigin::Held) => "held",
+        (true, ListenerOrigin::Passed) => "passed",
     };
     [
         format!("{address}:{}", listener.port),
@@ -296,6 +303,7 @@ mod tests {
             since_ms: 119_999,
             listeners: vec![listener("255.255.255.255", 65535, selected)],
             trap: TrapStatus::Active,
+            holding: Holding::Adopt,
             connections: Measured::NotMeasured,
             last_exit: Some("exited with \u{1b}[31mstatus 1".to_owned()),
         }

@@ -52,8 +52,27 @@ fn parse(datagram: &[u8]) -> Vec<Said> {
     datagram.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
 
-/// Reads what a generation says until its socket is gone. `matters`: its `READY=1` is what makes it ready.
-pub(crate) async fn read(socket: OwnedFd, generation: GenerationId, matters: bool, to: UnboundedSender<Message>) {
+/// One datagram, and the user who sent it, where the socket was made to ask that (`SO_PASSCRED`): it is then one that everybody can send to.
+fn receive(socket: &OwnedFd, datagram: &mut [u8]) -> Result<(usize, Option<u32>), Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let length = recvmsg(socket, &mut [std::io::IoSliceMut::new(datagram)], &mut control, flags)?.bytes;
+    let sender = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.uid.as_raw()),
+        _ => None,
+    });
+    Ok((length, sender))
+}
+
+/// Whether what a user sent counts: the service's own, ours, and root.
+fn is_heard(sender: Option<u32>, user: Option<u32>) -> bool {
+    sender.is_none_or(|sender| Some(sender) == user || sender == 0 || sender == rustix::process::geteuid().as_raw())
+}
+
+/// Reads what a generation says until its socket is gone. `matters`: its `READY=1` is what makes it ready. `user`: who it runs as, if not as we.
+pub(crate) async fn read(socket: OwnedFd, generation: GenerationId, matters: bool, user: Option<u32>, to: UnboundedSender<Message>) {
     let Ok(socket) = watch(socket, Interest::READABLE) else { return };
     let mut datagram = [0_u8; 4096];
     let mut watchdog: Option<(Duration, Instant)> = None;
@@ -69,8 +88,9 @@ pub(crate) async fn read(socket: OwnedFd, generation: GenerationId, matters: boo
             socket.readable().await
         };
         let Ok(mut ready) = ready else { return };
-        match rustix::net::recv(socket.get_ref(), &mut datagram, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, length)) => {
+        match receive(socket.get_ref(), &mut datagram) {
+            Ok((_, sender)) if !is_heard(sender, user) => {}
+            Ok((length, _)) => {
                 for said in parse(&datagram[..length.min(datagram.len())]) {
                     // The reactor is gone only when the daemon ends.
                     let _ = match said {
@@ -113,6 +133,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_socket_that_everybody_can_reach_says_who_sent() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("pair");
+        let ours = OwnedFd::from(ours);
+        let mut datagram = [0; 64];
+        theirs.send(b"READY=1").expect("send");
+        assert_eq!(receive(&ours, &mut datagram), Ok((7, None)), "not asked for");
+        rustix::net::sockopt::set_socket_passcred(&ours, true).expect("set");
+        theirs.send(b"READY=1").expect("send");
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(receive(&ours, &mut datagram), Ok((7, Some(own))));
+        assert!(
+            is_heard(None, None) && is_heard(Some(own), Some(12_345)) && is_heard(Some(12_345), Some(12_345)) && is_heard(Some(0), None)
+        );
+        assert!(!is_heard(Some(12_346), Some(12_345)) && !is_heard(Some(12_346), None));
+    }
+
     /// Without sleeping: the clock is tokio's, and moves by itself when nothing else can happen.
     #[test]
     fn silence_is_noticed_when_it_was_promised_to_be_broken() {
@@ -122,7 +159,7 @@ mod tests {
             ours.set_nonblocking(true).expect("set");
             let (to, mut from) = tokio::sync::mpsc::unbounded_channel();
             theirs.send(b"WATCHDOG_USEC=1000").expect("send");
-            let reading = read(ours.into(), GenerationId(3), false, to);
+            let reading = read(ours.into(), GenerationId(3), false, None, to);
             tokio::select! {
                 () = reading => panic!("the socket is open"),
                 said = from.recv() => {

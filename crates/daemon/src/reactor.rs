@@ -266,6 +266,12 @@ impl Reactor {
                     }
                 }
                 Meaning::Forward(signal) => self.forward(signal),
+                Meaning::Unlimited { generation, limits } => {
+                    let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
+                    for (file, errno) in limits {
+                        self.tell(&service, Mark::Trouble, &say::unlimited(generation.0, &file, errno));
+                    }
+                }
                 Meaning::Stranger { service, address, inode } => {
                     let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
                     self.tell(&service, Mark::Trouble, &text);
@@ -364,6 +370,7 @@ impl Reactor {
     fn attach(&mut self, generation: GenerationId, kinds: Vec<DescriptorKind>, descriptors: Vec<OwnedFd>) {
         let Some(service) = self.world.service_of(generation) else { return };
         let (sink, notifies) = self.sink(service, generation);
+        let user = service.config.user.as_ref().map(|user| user.uid);
         let mut output = Output { recent: Rc::clone(&sink.recent), readers: Vec::new(), notify: None };
         for (kind, descriptor) in kinds.into_iter().zip(descriptors) {
             match kind {
@@ -371,7 +378,7 @@ impl Reactor {
                     output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
                 }
                 DescriptorKind::Notify => {
-                    let task = crate::notify::read(descriptor, generation, notifies, self.to.clone());
+                    let task = crate::notify::read(descriptor, generation, notifies, user, self.to.clone());
                     output.notify = Some(tokio::task::spawn_local(task).abort_handle());
                 }
             }

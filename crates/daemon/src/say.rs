@@ -303,6 +303,19 @@ pub(crate) fn untrapped(errno: i32) -> String {
     format!("{call}: {}", error(errno))
 }
 
+/// A limit that the kernel does not keep for a generation.
+pub(crate) fn unlimited(generation: u64, file: &str, errno: i32) -> String {
+    const ENOENT: i32 = 2;
+    const EBUSY: i32 = 16;
+    let controller = file.split('.').next().unwrap_or_default();
+    let why = match errno {
+        ENOENT => format!("there is no {controller} controller here (systemd: Delegate=yes)"),
+        EBUSY => format!("processes in stayput's own control group keep {controller} from being enabled"),
+        errno => error(errno),
+    };
+    format!("generation {generation} runs without its limit {file}: {why}")
+}
+
 fn error(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
 }

@@ -8,7 +8,7 @@ use stayput_model::ledger::Ledger;
 use stayput_model::notice::StopReason;
 use stayput_model::service::{Plan, Service, Target};
 use stayput_wire::{
-    Evidence, GenerationPhase, GenerationStatus, InstanceStatus, ListenerOrigin, ListenerStatus, Measured, Outcome, ProcessStatus,
+    Evidence, GenerationPhase, GenerationStatus, Holding, InstanceStatus, ListenerOrigin, ListenerStatus, Measured, Outcome, ProcessStatus,
     ServicePhase, ServiceStatus, TrapStatus,
 };
 use std::collections::BTreeMap;
@@ -71,6 +71,7 @@ impl Reactor {
                         Trap::Unknown => TrapStatus::Unavailable("its command does not run yet".to_owned()),
                         Trap::Unavailable(errno) => TrapStatus::Unavailable(say::untrapped(errno)),
                     },
+                    holding: holding(service, generation),
                     connections: connections.get(&generation.id).copied().unwrap_or_default(),
                     last_exit: generation.main.status().map(say::ended),
                 })
@@ -88,6 +89,17 @@ impl Reactor {
     }
 }
 
+/// By which means: what it was passed is seen by its listeners.
+fn holding(service: &Service, generation: &Generation) -> Holding {
+    let passed = |facts: &ListenerFacts| facts.last_owner == Some(generation.id) && facts.origin == Origin::Passed;
+    match generation.trap {
+        Trap::Unknown => Holding::Unknown,
+        Trap::Unavailable(_) => Holding::Plain,
+        Trap::Active if service.listeners.values().any(passed) => Holding::Environment,
+        Trap::Active => Holding::Adopt,
+    }
+}
+
 fn listener_status(facts: &ListenerFacts, queue: Option<u32>) -> ListenerStatus {
     ListenerStatus {
         address: facts.address.ip().to_string(),
@@ -98,6 +110,7 @@ fn listener_status(facts: &ListenerFacts, queue: Option<u32>) -> ListenerStatus 
             Origin::Adopted => ListenerOrigin::Adopted,
             Origin::Swapped => ListenerOrigin::Swapped,
             Origin::Held => ListenerOrigin::Held,
+            Origin::Passed => ListenerOrigin::Passed,
         },
         selected: facts.selected,
         queue: queue.map(u64::from).into(),

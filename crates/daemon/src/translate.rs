@@ -1,7 +1,7 @@
 //! The keeper's words in the model's, and back. Values only.
 
 use stayput_keeper::protocol as keeper;
-use stayput_model::config::{OutputKind, Readiness, ServiceConfig};
+use stayput_model::config::{Kind, OutputKind, Readiness, RestartPolicy, ServiceConfig, UserSpec};
 use stayput_model::event::{Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin, Scope, StopWay};
 use stayput_model::reconcile::{Facts, GenerationFacts};
 
@@ -30,19 +30,40 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
         service: config.name.clone(),
         generation: to_keeper(generation),
         argv: config.argv.clone(),
-        env: config.environment(base),
+        env: config.environment(&of_user(base, config.user.as_ref())),
         cwd: config.cwd.clone(),
         output: match config.output {
             OutputKind::Pipes => keeper::OutputKind::Pipes,
             OutputKind::Pty { rows, columns } => keeper::OutputKind::Pty { rows, columns },
         },
         notify: matches!(config.readiness, Readiness::Notify),
-        credentials: None,
-        umask: None,
-        rlimits: Vec::new(),
-        limits: keeper::Limits::default(),
+        credentials: config.user.as_ref().map(|user| keeper::Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() }),
+        umask: config.umask,
+        rlimits: config
+            .rlimits
+            .iter()
+            .map(|limit| keeper::Rlimit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
+            .collect(),
+        limits: keeper::Limits { memory: config.limits.memory, cpu: config.limits.cpu, tasks: config.limits.tasks },
         declared: config.ports.clone(),
+        // One that does not take them fails once, so it must be allowed to try again.
+        pass_sockets: config.restart != RestartPolicy::Never && matches!(config.kind, Kind::Service),
     }
+}
+
+/// The instance's environment as login(1) would change it for a user; what the service itself sets is laid over it.
+fn of_user(base: &[Vec<u8>], user: Option<&UserSpec>) -> Vec<Vec<u8>> {
+    let Some(user) = user else { return base.to_vec() };
+    let name = user.name.as_ref().map(String::as_bytes);
+    let own: [(&[u8], Option<&[u8]>); 4] = [
+        (b"HOME=", Some(user.home.as_deref().unwrap_or(b"/"))),
+        (b"USER=", name),
+        (b"LOGNAME=", name),
+        (b"SHELL=", Some(user.shell.as_deref().unwrap_or(b"/bin/sh"))),
+    ];
+    let others = base.iter().filter(|entry| !own.iter().any(|(variable, _)| entry.starts_with(variable))).cloned();
+    let own = own.iter().filter_map(|(variable, value)| Some([*variable, (*value)?].concat()));
+    others.chain(own).collect()
 }
 
 fn exit_status(status: keeper::ExitStatus) -> ExitStatus {
@@ -58,7 +79,9 @@ fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
         keeper::ExecStage::Session => "making its session",
         keeper::ExecStage::Stdio => "setting up its standard streams",
         keeper::ExecStage::WorkingDirectory => "chdir",
-        keeper::ExecStage::Limits => "setting its resource limits",
+        keeper::ExecStage::Limits { resource } => {
+            return ExecFailure { stage: format!("setting its limit {}", rlimit_name(resource)), errno };
+        }
         keeper::ExecStage::Filter => "installing the seccomp filter",
         keeper::ExecStage::Credentials => "changing to its user",
         keeper::ExecStage::Exec => "execve",
@@ -66,9 +89,34 @@ fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
     ExecFailure { stage: stage.to_owned(), errno }
 }
 
+/// `RLIMIT_*` of getrlimit(2), by number as on all architectures but MIPS and SPARC (asm-generic/resource.h).
+fn rlimit_name(resource: i32) -> String {
+    const NAMES: [&str; 16] = [
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
+    ];
+    let name = usize::try_from(resource).ok().and_then(|resource| NAMES.get(resource));
+    name.map_or_else(|| resource.to_string(), |name| format!("RLIMIT_{name}"))
+}
+
 fn untrapped(trap: keeper::Trap) -> Option<i32> {
     match trap {
-        keeper::Trap::Active => None,
+        // Held and steered alike, whichever way.
+        keeper::Trap::Active | keeper::Trap::Environment { .. } => None,
         keeper::Trap::Unavailable { errno } => Some(errno),
     }
 }
@@ -86,6 +134,7 @@ fn listener(facts: keeper::ListenerFacts) -> ListenerFacts {
             keeper::Origin::Adopted => Origin::Adopted,
             keeper::Origin::Swapped => Origin::Swapped,
             keeper::Origin::Held => Origin::Held,
+            keeper::Origin::Passed => Origin::Passed,
         },
         selected: facts.selected,
     }
@@ -120,6 +169,8 @@ pub(crate) enum Meaning {
     RestartAll,
     /// Pass this signal on to the services.
     Forward(i32),
+    /// Limits that are not in force.
+    Unlimited { generation: GenerationId, limits: Vec<(String, i32)> },
     /// Somebody shares a port.
     Stranger { service: String, address: std::net::SocketAddr, inode: u32 },
 }
@@ -141,6 +192,7 @@ pub(crate) fn event(event: keeper::Event) -> Meaning {
         From::Signalled { signal: HUP, hangup: false } => return Meaning::RestartAll,
         From::Signalled { signal: signal @ (USR1 | USR2), .. } => return Meaning::Forward(signal),
         From::Signalled { signal, .. } => Event::Shutdown { way: StopWay::Gentle, signal: Some(signal) },
+        From::Unlimited { generation, limits } => return Meaning::Unlimited { generation: from_keeper(generation), limits },
         From::Stranger { service, address, inode } => return Meaning::Stranger { service, address, inode },
     })
 }

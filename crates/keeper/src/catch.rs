@@ -2,7 +2,7 @@
 //!
 //! The address is copied once and bound by us, on a duplicate of the process's own socket; CONTINUE is only answered for what
 //! is not held anyhow, so a process that changes its memory meanwhile gains nothing. What is bound is bound with the rights of
-//! the keeper: the service's own, since both have one user.
+//! the keeper, so it is asked first whether the service may (`rights.rs`).
 
 use crate::errand;
 use crate::groups::Newcomer;
@@ -112,16 +112,24 @@ impl Keeper {
         if !seccomp::id_valid(calls, call.id) {
             return Err(Errno::NOENT);
         }
-        let Some(address) = socket::parse_address(buffer).filter(|address| address.port() != 0) else {
-            // Not an internet address, or any free port: the kernel's business, with the bytes that we read.
-            return Ok(answer_of(socket::bind_raw(&socket, buffer)));
+        let Some(address) = socket::parse_address(buffer) else {
+            // Not an internet address by its family. The kernel has its own view of some of those (AF_UNSPEC is one to it), so it must
+            // be with the rights of the caller.
+            return Ok(Answer::Continue);
         };
+        if address.port() == 0 {
+            return Ok(answer_of(socket::bind_raw(&socket, buffer))); // any free port: needs no right, and is not held
+        }
         if turn == Turn::Again && socket::address(&socket).is_ok_and(|bound| bound == address) {
             return Ok(Answer::Success);
         }
         let Some(service) = self.state.generation(generation).map(|generation| generation.service.clone()) else {
             return Ok(Answer::Continue);
         };
+        if !self.may_bind(generation, call.tid, address) {
+            self.tell(Event::BindRefused { generation, address, errno: Errno::ACCESS.raw_os_error() });
+            return Ok(Answer::Error(Errno::ACCESS));
+        }
         let key = Key::of(&socket, address)?;
         if let Some(offer) = self.offer(&service, &key, generation)
             && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
@@ -152,9 +160,11 @@ impl Keeper {
             // get connections before it is ready. The older one goes on.
             return Err(Errno::ADDRINUSE);
         }
+        let uid = socket::owner(socket)?;
         if present.is_empty() {
-            drop(socket::bound(key, asked_to_share)?);
+            drop(socket::bound_as(key, asked_to_share, uid)?);
         }
+        self.give(service, key, uid);
         socket::set_reuse(socket, true)?;
         socket::bind_raw(socket, address).inspect_err(|_| {
             let _ = socket::set_reuse(socket, asked_to_share);
@@ -209,6 +219,9 @@ impl Keeper {
         };
         let Some(listener) = self.state.listener(offer) else { return Answer::Continue };
         let number = call.arguments[0] as i32;
+        if let Ok(uid) = socket::owner(own) {
+            self.give(&listener.service, &listener.key, uid);
+        }
         socket::copy_settings(own, listener.socket);
         let close_on_exec = self.proc.close_on_exec(process, number);
         if let Err(error) = seccomp::replace_descriptor(calls, call.id, listener.socket, number, close_on_exec) {

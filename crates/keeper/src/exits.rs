@@ -121,6 +121,7 @@ impl Keeper {
         for listener in self.state.listeners.iter().filter(|listener| listener.owner == Some(id)) {
             let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
         }
+        self.learn_from_end(id);
         self.tell(Event::MainExited { generation: id, status });
         if hung_up {
             self.look_at_tree(id);

@@ -85,7 +85,8 @@ impl Keeper {
     /// That of the listener's `listen(2)`.
     fn found(&mut self, service: &str, key: &Key, first: ListenerId, backlog: i32) -> Result<(), Errno> {
         let Some(member) = self.state.listener(first).map(|listener| listener.socket) else { return Ok(()) };
-        let Ok(anchor) = socket::bound(key, true).map(TableFd::keep) else {
+        let owner = socket::owner(member).unwrap_or(0);
+        let Ok(anchor) = socket::bound_as(key, true, owner).map(TableFd::keep) else {
             self.commit();
             return rustix::net::listen(member, backlog);
         };
@@ -128,6 +129,27 @@ impl Keeper {
         let _ = reuseport::select(anchor, &selection);
     }
 
+    /// A socket that can be in a group: bound like its members, and of the same user.
+    pub(crate) fn sibling(&self, service: &str, key: &Key) -> Result<OwnedFd, Errno> {
+        let anchor = self.state.group(service, key).map(|group| group.anchor);
+        match anchor.map(socket::owner) {
+            Some(Ok(owner)) => socket::bound_as(key, true, owner),
+            _ => socket::bound(key, true),
+        }
+    }
+
+    /// Gives all sockets of a group to one user. Sockets of different users cannot share a port, and it is the owner of the
+    /// moment that counts, not the one who bound it.
+    pub(crate) fn give(&self, service: &str, key: &Key, uid: u32) {
+        let listeners = self.state.listeners.iter().filter(|listener| listener.service == service && listener.key == *key);
+        let group = self.state.group(service, key);
+        let ours = group.iter().flat_map(|group| group.fillers.iter().map(|(_, filler)| *filler).chain([group.anchor]));
+        for socket in listeners.map(|listener| listener.socket).chain(ours) {
+            // Refused without CAP_CHOWN: then the kernel says that the port is taken.
+            let _ = socket::set_owner(socket, uid);
+        }
+    }
+
     fn end_fillers(&mut self, service: &str, key: &Key) {
         let Some(group) = self.state.group_mut(service, key) else { return };
         let steps = group.order.end_fillers();
@@ -146,7 +168,7 @@ impl Keeper {
     fn add_fillers(&mut self, service: &str, key: &Key, leavings: usize) {
         loop {
             let Some((filler, steps)) = self.state.group_mut(service, key).and_then(|group| group.order.filler(leavings)) else { return };
-            let socket = socket::bound(key, true).map(TableFd::keep);
+            let socket = self.sibling(service, key).map(TableFd::keep);
             if let (Ok(socket), Some(group)) = (socket, self.state.group_mut(service, key)) {
                 group.fillers.push((filler, socket));
                 self.commit();
@@ -214,6 +236,9 @@ impl Keeper {
 
     /// Lets all new connections of the service go to the generation's listeners, where it has any.
     pub(crate) fn steer(&mut self, service: &str, generation: GenerationId) {
+        if let Some(generation) = self.state.generation_mut(generation) {
+            generation.served = true;
+        }
         let own = self.state.listeners_of(generation);
         self.select_where(service, |listener| own.contains(&listener));
     }
@@ -252,7 +277,7 @@ impl Keeper {
         let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
         let mut parked = Vec::new();
         for key in keys {
-            let socket = socket::bound(&key, true)?;
+            let socket = self.sibling(service, &key)?;
             parked.push(self.join(Newcomer {
                 service,
                 key,

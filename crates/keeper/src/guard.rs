@@ -8,6 +8,7 @@ use crate::life::{GuardDescriptors, Life};
 use crate::state::State;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use stayput_kernel::limits::{self, Rlimit};
 use stayput_kernel::table::TableFd;
 use stayput_kernel::{clock, process};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -40,6 +41,7 @@ const LAST_WORDS_NS: u64 = 2_000_000_000;
 /// The system call without which no instance can be: `mmap`, `pipe`, `signalfd`, `clone`.
 pub fn run(start: Start) -> Result<u8, Errno> {
     process::become_subreaper()?;
+    let nofile = raise_descriptor_limit();
     let life = Life::new()?;
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -47,10 +49,19 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     let sockets = (TableFd::keep(start.control), TableFd::keep(start.lock));
     let mut state = State::new(start.instance, start.directory, nonce, sockets);
     state.daemon.argv = start.daemon_argv;
+    state.nofile = nofile;
     state.blobs.insert(String::new(), start.blob);
     life.commit(&state).map_err(|_| Errno::TOOBIG)?;
     drop(state);
     live(life)
+}
+
+/// One descriptor for each listener and some for each generation: as many as we may have. Returns soft and hard as they were, so that
+/// services get what they would have had.
+fn raise_descriptor_limit() -> Option<(u64, u64)> {
+    let before = Rlimit::current(limits::NOFILE).ok()?;
+    let raised = Rlimit { soft: before.hard, ..before };
+    (before.soft != before.hard && raised.set().is_ok()).then_some((before.soft, before.hard))
 }
 
 /// One process of the pair, whichever role it has now. Returns only in the guard, when the instance is over.

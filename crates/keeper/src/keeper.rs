@@ -185,6 +185,11 @@ impl Keeper {
             self.watch_listener(id);
         }
         self.answer_left_call();
+        let asked: Vec<GenerationId> =
+            self.state.generations.iter().filter(|generation| generation.asked).map(|generation| generation.id).collect();
+        for id in asked {
+            self.answer_ask(id);
+        }
         self.reap();
         self.find_lost_exits();
         self.watch_channel();

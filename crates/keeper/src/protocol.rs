@@ -132,6 +132,9 @@ pub struct SpawnSpec {
     pub limits: Limits,
     /// Addresses declared for the service: passed as open sockets where binds cannot be caught, and bound for it whatever its rights.
     pub declared: Vec<SocketAddr>,
+    /// Where binds cannot be caught, pass sockets of the declared addresses, in the ways that servers know (`LISTEN_FDS` and others). A
+    /// command with `{fd}` in it gets them in any case.
+    pub pass_sockets: bool,
 }
 
 /// A user that a generation runs as, by number.
@@ -275,6 +278,13 @@ pub enum Event {
         /// Which.
         listener: ListenerId,
     },
+    /// Limits of a generation that are not in force: what was asked for, and the error number. It runs without them.
+    Unlimited {
+        /// Whose.
+        generation: GenerationId,
+        /// Interface file of the control group (`memory.max`) and error number.
+        limits: Vec<(String, i32)>,
+    },
     /// A bind of the generation was refused with its real error.
     BindRefused {
         /// Whose.
@@ -335,6 +345,11 @@ pub enum Event {
 pub enum Trap {
     /// By seccomp user notification.
     Active,
+    /// Not, for this reason, but it was passed open sockets of its declared ports, which are held and steered.
+    Environment {
+        /// Error number of `seccomp(2)`.
+        errno: i32,
+    },
     /// Not: the filter could not be installed (`EBUSY`: there is another listener; `ENOSYS`/`EINVAL`: no support). Its ports are not held.
     Unavailable {
         /// Error number of `seccomp(2)`.
@@ -349,8 +364,11 @@ pub enum ExecStage {
     Session,
     /// Standard input, output and error.
     Stdio,
-    /// Resource limits and file mode creation mask.
-    Limits,
+    /// A resource limit.
+    Limits {
+        /// `RLIMIT_*`.
+        resource: i32,
+    },
     /// The seccomp filter, and the sockets that are passed without one.
     Filter,
     /// Groups and user.
@@ -381,6 +399,8 @@ pub enum Origin {
     Swapped,
     /// Ours, made for a declared port or while parked; no generation has it yet.
     Held,
+    /// Ours, given to the generation as an open descriptor when it was started.
+    Passed,
 }
 
 /// What is known of a listener.

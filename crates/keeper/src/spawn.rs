@@ -2,19 +2,21 @@
 //! is killed in between knows what to look for.
 
 use crate::keeper::{Keeper, Source};
-use crate::protocol::{DescriptorKind, Event, ExecStage, ExitStatus, GenerationId, OutputKind, Reply, SpawnSpec, Trap};
-use crate::state::Generation;
+use crate::passing;
+use crate::protocol::{self, DescriptorKind, Event, ExecStage, ExitStatus, GenerationId, OutputKind, Reply, SpawnSpec, Trap};
+use crate::state::{Generation, NotifyName};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::clock;
+use stayput_kernel::credentials::Credentials;
+use stayput_kernel::limits::{self, Rlimit};
 use stayput_kernel::process::{self, Cloned};
 use stayput_kernel::spawn::{self, Exec, Report, Stage};
 use stayput_kernel::table::TableFd;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 /// A daemon that dies sooner than this after its start died "quickly".
 const QUICK_NS: u64 = 2_000_000_000;
@@ -37,7 +39,8 @@ struct Outputs {
     write: (OwnedFd, OwnedFd),
 }
 
-fn outputs(kind: OutputKind) -> Result<Outputs, Errno> {
+/// `owner`: whose a terminal shall be, if not ours.
+fn outputs(kind: OutputKind, owner: Option<u32>) -> Result<Outputs, Errno> {
     match kind {
         OutputKind::Pipes => {
             let (output, output_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -53,6 +56,10 @@ fn outputs(kind: OutputKind) -> Result<Outputs, Errno> {
             rustix::pty::unlockpt(&master)?;
             let name = rustix::pty::ptsname(&master, Vec::new())?;
             let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+            if let Some(owner) = owner {
+                // Programs open their terminal anew (/dev/tty, ttyname), or want it to be theirs.
+                rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(owner)), None)?;
+            }
             let mut modes = rustix::termios::tcgetattr(&slave)?;
             modes.make_raw();
             rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
@@ -88,15 +95,22 @@ impl Keeper {
         let cwd = CString::new(spec.cwd.as_slice()).map_err(|_| failed("the working directory has a NUL byte in it")(Errno::INVAL))?;
         let path = spawn::variable(&env, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin").to_vec();
         let candidates = spawn::candidates(spec.argv.first().map_or(&[], Vec::as_slice), &path);
-        let notify =
-            if spec.notify { Some(self.notify_socket(spec.generation).map_err(failed("making the notify socket"))?) } else { None };
-        self.mark(&mut env, spec, notify.as_ref().map(|(_, path)| path));
-        let outputs = outputs(spec.output).map_err(failed("making the output pipes"))?;
+        let other = spec.credentials.as_ref().map(|credentials| credentials.uid).filter(|uid| *uid != own_uid());
+        let notify = if spec.notify {
+            Some(self.notify_socket(spec.generation, other.is_some()).map_err(failed("making the notify socket"))?)
+        } else {
+            None
+        };
+        self.mark(&mut env, spec, notify.as_ref().map(|(_, name)| name));
+        let passed = passing::passed(spec, &env, self.state.declines.contains(&spec.service))
+            .map_err(failed("{fd} in the command names a socket, and no such port is declared"))?;
+        let outputs = outputs(spec.output, other).map_err(failed("making the output pipes"))?;
         let (report, childs_report) = packet_pair().map_err(failed("socketpair for the child's report"))?;
         let null = dev_null().map_err(failed("open /dev/null"))?;
 
         // Not everywhere ours to make; the cookie and the filter tell the tree without it.
         let cgroup = Cgroup::create(&format!("stayput-{}-{}", self.state.nonce, spec.generation.0)).ok();
+        let unlimited = limit(cgroup.as_ref(), &spec.limits);
         let door = cgroup.as_ref().and_then(|cgroup| cgroup.door().ok());
         self.state.generations.push(Generation {
             service: spec.service.clone(),
@@ -115,15 +129,28 @@ impl Keeper {
             error: outputs.read.1.map(TableFd::keep),
             notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),
             cgroup: cgroup.clone(),
+            declared: spec.declared.clone(),
+            asked: false,
+            served: false,
         });
         self.commit();
         match process::clone() {
             Ok(Cloned::Child) => {
                 let descriptors = vec![null.as_fd(), outputs.write.0.as_fd(), outputs.write.1.as_fd()];
-                spawn::exec(
-                    &Exec { candidates, argv, env, cwd, descriptors, trap: true, cgroup: door.as_ref().map(AsFd::as_fd) },
-                    childs_report.as_fd(),
-                )
+                let exec = Exec {
+                    candidates,
+                    argv,
+                    env,
+                    cwd,
+                    descriptors,
+                    trap: true,
+                    cgroup: door.as_ref().map(AsFd::as_fd),
+                    umask: spec.umask,
+                    rlimits: self.rlimits(spec),
+                    credentials: spec.credentials.as_ref().map(credentials),
+                    passed,
+                };
+                spawn::exec(&exec, childs_report.as_fd())
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 if let Some(generation) = self.state.generation_mut(spec.generation) {
@@ -132,6 +159,9 @@ impl Keeper {
                 }
                 self.commit();
                 self.watch_generation(spec.generation);
+                if !unlimited.is_empty() {
+                    self.tell(Event::Unlimited { generation: spec.generation, limits: unlimited });
+                }
                 Ok(())
             }
             Err(errno) => {
@@ -142,7 +172,7 @@ impl Keeper {
     }
 
     /// Adds what our processes are known by to an environment; values of ours that were inherited go.
-    fn mark(&self, env: &mut Vec<CString>, spec: &SpawnSpec, notify: Option<&PathBuf>) {
+    fn mark(&self, env: &mut Vec<CString>, spec: &SpawnSpec, notify: Option<&NotifyName>) {
         let ours = |entry: &CString| {
             let entry = entry.as_bytes();
             entry.starts_with(b"STAYPUT_") || entry.starts_with(b"NOTIFY_SOCKET=") || entry.starts_with(b"WATCHDOG_")
@@ -154,17 +184,39 @@ impl Keeper {
             format!("STAYPUT_GENERATION={}", spec.generation.0),
             self.state.cookie(spec.generation),
         ];
-        marks.extend(notify.map(|path| format!("NOTIFY_SOCKET={}", path.display())));
+        marks.extend(notify.map(|name| match name {
+            NotifyName::Path(path) => format!("NOTIFY_SOCKET={}", path.display()),
+            NotifyName::Abstract(name) => format!("NOTIFY_SOCKET=@{name}"),
+        }));
         env.extend(marks.into_iter().filter_map(|mark| CString::new(mark).ok()));
     }
 
-    fn notify_socket(&self, generation: GenerationId) -> Result<(OwnedFd, PathBuf), Errno> {
-        let path = self.state.directory.join(format!("notify-{}", generation.0));
+    /// A socket for `sd_notify(3)`. The runtime directory is closed to other users: theirs has an abstract name, which everybody can send to
+    /// who learns it, and the reader looks who did (`SO_PASSCRED`).
+    fn notify_socket(&self, generation: GenerationId, other: bool) -> Result<(OwnedFd, NotifyName), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        let _ = std::fs::remove_file(&path);
-        rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path)?)?;
-        Ok((socket, path))
+        let mut random = [0_u8; 8];
+        let name = if other {
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let name = format!("stayput-notify-{:016x}", u64::from_ne_bytes(random));
+            rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+            NotifyName::Abstract(name)
+        } else {
+            let path = self.state.directory.join(format!("notify-{}", generation.0));
+            let _ = std::fs::remove_file(&path);
+            rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+            NotifyName::Path(path)
+        };
+        Ok((socket, name))
+    }
+
+    /// Those that were asked for; else what we raised for ourselves is as it was.
+    fn rlimits(&self, spec: &SpawnSpec) -> Vec<Rlimit> {
+        let before = self.state.nofile.map(|(soft, hard)| Rlimit { resource: limits::NOFILE, soft, hard });
+        let wanted = spec.rlimits.iter().map(|limit| Rlimit { resource: limit.resource, soft: limit.soft, hard: limit.hard });
+        before.into_iter().chain(wanted).collect()
     }
 
     /// Descriptors of a generation that its brain reads, and what they are.
@@ -193,13 +245,17 @@ impl Keeper {
                     generation.trap = Some(Trap::Active);
                     self.watch_generation(id);
                 }
-                Some(Report::NotTrapped(errno)) => {
+                Some(Report::NotTrapped(errno, asks)) => {
                     generation.trap = Some(Trap::Unavailable { errno: errno.raw_os_error() });
-                    let service = generation.service.clone();
-                    self.release_unowned(&service);
+                    // If it asks for sockets, it gets what is held; else that must not stand in its way.
+                    if !asks {
+                        let service = generation.service.clone();
+                        self.release_unowned(&service);
+                    }
                 }
-                Some(Report::Failed(stage, errno)) => {
-                    generation.exec_failed = Some((exec_stage(stage), errno.raw_os_error()));
+                Some(Report::Asks) => self.on_asks(id),
+                Some(Report::Failed(stage, errno, resource)) => {
+                    generation.exec_failed = Some((exec_stage(stage, resource), errno.raw_os_error()));
                 }
                 None => {
                     generation.report = None;
@@ -239,7 +295,19 @@ impl Keeper {
                     let candidates = vec![c"/proc/self/exe".to_owned()];
                     let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
                     let descriptors = vec![null.as_fd(), stdout, stderr, theirs.as_fd(), self.state.control.as_fd()];
-                    let exec = Exec { candidates, argv, env, cwd: c".".to_owned(), descriptors, trap: false, cgroup: None };
+                    let exec = Exec {
+                        candidates,
+                        argv,
+                        env,
+                        cwd: c".".to_owned(),
+                        descriptors,
+                        trap: false,
+                        cgroup: None,
+                        umask: None,
+                        rlimits: Vec::new(),
+                        credentials: None,
+                        passed: None,
+                    };
                     spawn::exec(&exec, childs_report.as_fd())
                 }
                 Cloned::Parent { pid, pidfd } => {
@@ -285,8 +353,10 @@ impl Keeper {
         self.commit();
         let gone: Vec<Generation> = gone;
         for generation in gone {
-            if let Some((socket, path)) = generation.notify {
-                let _ = std::fs::remove_file(path);
+            if let Some((socket, name)) = generation.notify {
+                if let NotifyName::Path(path) = name {
+                    let _ = std::fs::remove_file(path);
+                }
                 socket.close();
             }
             let descriptors = [generation.pidfd, generation.report, generation.calls, generation.output, generation.error];
@@ -315,10 +385,13 @@ pub(crate) fn borrowed(table: &[TableFd]) -> Vec<BorrowedFd<'_>> {
     table.iter().map(AsFd::as_fd).collect()
 }
 
-fn exec_stage(stage: Stage) -> ExecStage {
+fn exec_stage(stage: Stage, resource: i32) -> ExecStage {
     match stage {
         Stage::Session => ExecStage::Session,
         Stage::Stdio => ExecStage::Stdio,
+        Stage::Limits => ExecStage::Limits { resource },
+        Stage::Filter => ExecStage::Filter,
+        Stage::Credentials => ExecStage::Credentials,
         Stage::WorkingDirectory => ExecStage::WorkingDirectory,
         Stage::Exec => ExecStage::Exec,
     }
@@ -330,6 +403,27 @@ pub(crate) fn exit_status(ended: process::Ended) -> ExitStatus {
         process::Ended::Exited(status) => ExitStatus::Exited(status),
         process::Ended::Signalled(signal) => ExitStatus::Signalled(signal),
     }
+}
+
+/// Sets the limits of a tree; returns those that are not in force.
+fn limit(cgroup: Option<&Cgroup>, limits: &protocol::Limits) -> Vec<(String, i32)> {
+    let memory = limits.memory.map(|bytes| ("memory.max", bytes.to_string()));
+    // Microseconds in each tenth of a second.
+    let cpu = limits.cpu.map(|per_cent| ("cpu.max", format!("{} 100000", u64::from(per_cent.max(1)) * 1000)));
+    let tasks = limits.tasks.map(|tasks| ("pids.max", tasks.to_string()));
+    let set = |(file, value): (&str, String)| {
+        let done = cgroup.map_or(Err(Errno::NOENT), |cgroup| cgroup.limit(file, &value));
+        done.err().map(|error| (file.to_owned(), error.raw_os_error()))
+    };
+    [memory, cpu, tasks].into_iter().flatten().filter_map(set).collect()
+}
+
+fn credentials(credentials: &protocol::Credentials) -> Credentials {
+    Credentials { uid: credentials.uid, gid: credentials.gid, groups: credentials.groups.clone() }
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Sources of a generation that the keeper watches.

@@ -7,6 +7,7 @@ use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::socket::Key;
 use stayput_kernel::table::TableFd;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
@@ -30,6 +31,10 @@ pub(crate) struct State {
     pub(crate) next_listener: u64,
     /// Cgroups of forgotten generations that could not be removed yet: a last process was on its way out.
     pub(crate) emptied: Vec<Cgroup>,
+    /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
+    pub(crate) nofile: Option<(u64, u64)>,
+    /// Services that do not take passed sockets.
+    pub(crate) declines: BTreeSet<String>,
 }
 
 /// The brain's process.
@@ -71,9 +76,24 @@ pub(crate) struct Generation {
     pub(crate) killed: bool,
     pub(crate) output: Option<TableFd>,
     pub(crate) error: Option<TableFd>,
-    pub(crate) notify: Option<(TableFd, PathBuf)>,
+    pub(crate) notify: Option<(TableFd, NotifyName)>,
     /// All its processes are in here, where one could be made.
     pub(crate) cgroup: Option<Cgroup>,
+    /// Addresses that it may bind whatever its rights.
+    pub(crate) declared: Vec<SocketAddr>,
+    /// Its child waits, or waited, for sockets.
+    pub(crate) asked: bool,
+    /// New connections were steered to it.
+    pub(crate) served: bool,
+}
+
+/// Where a generation's `sd_notify` messages are sent to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum NotifyName {
+    /// A file in the runtime directory.
+    Path(PathBuf),
+    /// Without the leading NUL.
+    Abstract(String),
 }
 
 /// A listening socket that we have.
@@ -237,6 +257,8 @@ impl State {
             signals: Vec::new(),
             next_listener: 1,
             emptied: Vec::new(),
+            nofile: None,
+            declines: BTreeSet::new(),
         }
     }
 

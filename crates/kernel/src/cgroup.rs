@@ -1,7 +1,7 @@
 //! Control groups, version 2: a directory that knows every process below it, however it forked. Source: Documentation/admin-guide/cgroup-v2.rst.
 //!
-//! It owns making, filling, listing, killing and removing one directory. It refuses to enable controllers: that would move other
-//! people's processes.
+//! It owns making, filling, limiting, listing, killing and removing one directory. It refuses to move anybody: where a controller can only be
+//! enabled after the processes of the directory above have left it, the limit is not set, and that is told.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -40,6 +40,30 @@ impl Cgroup {
         let directory = mount.join(own.trim_start_matches('/')).join(name);
         rustix::fs::mkdir(&directory, Mode::from_raw_mode(0o755))?;
         Ok(Self { directory })
+    }
+
+    /// Sets a limit: the controller is asked for if it is not enabled for our directory, and the value written to the interface file
+    /// (`memory.max`, `cpu.max`, `pids.max`).
+    ///
+    /// # Errors
+    /// `ENOENT`: the controller is not there (not delegated, or in use by version 1). `EBUSY`: processes in the directory above forbid it.
+    /// `EACCES`: not ours to change. `EINVAL`: not a value.
+    pub fn limit(&self, file: &str, value: &str) -> Result<(), Errno> {
+        let write = |path: PathBuf, text: &str| {
+            let opened = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(&opened, text.as_bytes()).map(|_| ())
+        };
+        let own = self.directory.join(file);
+        if !own.exists() {
+            let controller = file.split('.').next().unwrap_or_default();
+            let above = self.directory.parent().ok_or(Errno::NOENT)?;
+            let present = std::fs::read_to_string(above.join("cgroup.controllers")).map_err(|error| errno_of(&error))?;
+            if !present.split_ascii_whitespace().any(|one| one == controller) {
+                return Err(Errno::NOENT);
+            }
+            write(above.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+        }
+        write(own, value)
     }
 
     /// A descriptor that a process writes `0` to in order to move itself in.
@@ -109,6 +133,53 @@ mod tests {
         assert_eq!(mount_point("24 1 0:21 / /proc rw - proc proc rw\n"), None);
         assert_eq!(own_path("1:cpu:/\n0::/user.slice/one\n"), Some("/user.slice/one"));
         assert_eq!(own_path("1:cpu:/\n"), None);
+    }
+
+    #[test]
+    fn a_limit_is_written_where_its_controller_is() {
+        let place = tempfile::tempdir().expect("directory");
+        // What stands in for the kernel's files: here most controllers may be version 1's.
+        let cgroup = Cgroup { directory: place.path().join("stayput-1") };
+        std::fs::create_dir(&cgroup.directory).expect("directory");
+        std::fs::write(place.path().join("cgroup.controllers"), "cpu pids\n").expect("write");
+        std::fs::write(place.path().join("cgroup.subtree_control"), "").expect("write");
+        std::fs::write(cgroup.directory.join("pids.max"), "").expect("write");
+        assert_eq!(cgroup.limit("pids.max", "64"), Ok(()));
+        assert_eq!(std::fs::read_to_string(cgroup.directory.join("pids.max")).expect("read"), "64");
+        assert_eq!(cgroup.limit("memory.max", "1"), Err(Errno::NOENT), "no such controller");
+        // With the kernel the file would be there now.
+        assert_eq!(cgroup.limit("cpu.max", "50000 100000"), Err(Errno::NOENT));
+        assert_eq!(std::fs::read_to_string(place.path().join("cgroup.subtree_control")).expect("read"), "+cpu");
+    }
+
+    /// A controller that version 2 has on this machine, whichever: the kernel takes the limit.
+    #[test]
+    fn the_kernel_takes_a_limit() {
+        let file = [("pids", "pids.max"), ("hugetlb", "hugetlb.2MB.max"), ("memory", "memory.max")];
+        let own = own_path(&std::fs::read_to_string("/proc/self/cgroup").expect("read")).map(str::to_owned);
+        let mount = mount_point(&std::fs::read_to_string("/proc/self/mountinfo").expect("read"));
+        let (Some(own), Some(mount)) = (own, mount) else { return println!("NOT RUN: no version 2 hierarchy") };
+        let above = mount.join(own.trim_start_matches('/'));
+        let present = std::fs::read_to_string(above.join("cgroup.controllers")).unwrap_or_default();
+        let enabled = || std::fs::read_to_string(above.join("cgroup.subtree_control")).unwrap_or_default();
+        let before = enabled();
+        let Some((controller, file)) = file.iter().find(|(name, _)| present.split_ascii_whitespace().any(|one| one == *name)) else {
+            return println!("NOT RUN: no controller is in version 2 here");
+        };
+        let Ok(cgroup) = Cgroup::create(&format!("stayput-limit-{}", std::process::id())) else {
+            return println!("NOT RUN: no cgroup directory can be made here");
+        };
+        let limited = cgroup.limit(file, "4194304");
+        let stands = std::fs::read_to_string(cgroup.directory.join(file)).unwrap_or_default();
+        cgroup.remove().expect("remove");
+        if enabled() != before {
+            std::fs::write(above.join("cgroup.subtree_control"), format!("-{controller}")).expect("as it was");
+        }
+        match limited {
+            Ok(()) => assert_eq!(stands.trim(), "4194304"),
+            Err(error @ (Errno::BUSY | Errno::ACCESS | Errno::ROFS)) => println!("NOT RUN: {file}: {error}"),
+            Err(error) => panic!("{file}: {error}"),
+        }
     }
 
     #[test]

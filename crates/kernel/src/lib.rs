@@ -7,7 +7,9 @@ compile_error!("stayput holds ports with Linux system calls (seccomp, pidfd, soc
 pub mod arch;
 pub mod cgroup;
 pub mod clock;
+pub mod credentials;
 pub mod epoll;
+pub mod limits;
 pub mod memory;
 pub mod process;
 pub mod reuseport;
@@ -26,3 +28,4 @@ pub mod probe;
 pub mod procfs;
 pub mod sock_diag;
 pub mod uring;
+pub mod users;

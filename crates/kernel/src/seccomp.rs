@@ -59,6 +59,33 @@ pub fn install() -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Puts the calling process and all that it starts where others put us: below a filter that fails these system calls with `EPERM`, as
+/// container runtimes do (`listener` false), or below one that takes the only place of a listener and catches nothing, as another
+/// supervisor of our kind does: the place is free again when the returned descriptor is closed. For rehearsals; it cannot be undone.
+///
+/// # Errors
+/// As [`install`].
+pub fn rehearse(refused: &[libc::c_long], listener: bool) -> Result<Option<OwnedFd>, Errno> {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    const RET_ERRNO: u32 = 0x0005_0000;
+    let mut instructions = vec![instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0)];
+    for (left, number) in (0..refused.len()).rev().zip(refused) {
+        instructions.push(instruction(BPF_JMP | BPF_JEQ | BPF_K, left as u8 + 1, 0, *number as u32));
+    }
+    instructions.push(instruction(BPF_RET | BPF_K, 0, 0, RET_ALLOW));
+    instructions.push(instruction(BPF_RET | BPF_K, 0, 0, RET_ERRNO | libc::EPERM as u32));
+    let program = libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() };
+    let flags = if listener { FLAG_NEW_LISTENER } else { 0 };
+    rustix::thread::set_no_new_privs(true)?;
+    // SAFETY: `program` points to live instructions that the kernel copies; the other arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 {
+        return Err(errno());
+    }
+    // SAFETY: with `FLAG_NEW_LISTENER` it is a new descriptor that nobody else owns.
+    Ok(listener.then(|| unsafe { OwnedFd::from_raw_fd(result as i32) }))
+}
+
 /// How a caught call waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {

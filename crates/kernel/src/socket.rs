@@ -210,6 +210,12 @@ impl Key {
 /// # Errors
 /// Those of `bind(2)`: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`.
 pub fn bound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
+    let socket = unbound(key, shared)?;
+    rustix::net::bind(&socket, &key.address)?;
+    Ok(socket)
+}
+
+fn unbound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let family = if key.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -220,8 +226,38 @@ pub fn bound(key: &Key, shared: bool) -> Result<OwnedFd, Errno> {
     if key.device != 0 {
         set_option(&socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &key.device)?;
     }
+    Ok(socket)
+}
+
+/// [`bound`], with a socket that belongs to a user: sockets of different users are never in one group (net/core/sock_reuseport.c,
+/// `inet_bind_conflict`), and it is the owner at `bind` and `listen` that counts.
+///
+/// # Errors
+/// As [`bound`], and `EPERM` for another user than our own without `CAP_CHOWN`.
+pub fn bound_as(key: &Key, shared: bool, uid: u32) -> Result<OwnedFd, Errno> {
+    let socket = unbound(key, shared)?;
+    set_owner(&socket, uid)?;
     rustix::net::bind(&socket, &key.address)?;
     Ok(socket)
+}
+
+/// The user that a socket belongs to: at first the one who made it.
+///
+/// # Errors
+/// `EBADF`.
+pub fn owner(socket: impl AsFd) -> Result<u32, Errno> {
+    rustix::fs::fstat(socket).map(|status| status.st_uid)
+}
+
+/// Gives a socket to a user, whatever it does at the time (`fchown`; the kernel's `sk_uid` follows).
+///
+/// # Errors
+/// `EPERM` without `CAP_CHOWN`.
+pub fn set_owner(socket: impl AsFd, uid: u32) -> Result<(), Errno> {
+    if owner(&socket)? == uid {
+        return Ok(());
+    }
+    rustix::fs::fchown(socket, Some(rustix::fs::Uid::from_raw(uid)), None)
 }
 
 /// Makes a fresh listener with a backlog of 0 drop all connection requests by filling its queue with one connection of our own,

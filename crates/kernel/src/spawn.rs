@@ -1,5 +1,7 @@
 //! The steps between `fork` and the command, taken in the child; each failure is reported with its step.
 
+use crate::credentials::Credentials;
+use crate::limits::Rlimit;
 use crate::memory::errno;
 use crate::{process, seccomp};
 use rustix::io::Errno;
@@ -17,11 +19,36 @@ pub enum Stage {
     Session,
     /// Standard input, output and error, and inherited descriptors.
     Stdio,
-    /// `chdir`.
+    /// File mode creation mask and resource limits.
+    Limits,
+    /// The sockets that are passed where no filter could be installed.
+    Filter,
+    /// Groups and user.
+    Credentials,
+    /// `chdir`, with the rights of the user.
     WorkingDirectory,
     /// `execve`.
     Exec,
 }
+
+const STAGES: [Stage; 7] =
+    [Stage::Session, Stage::Stdio, Stage::Limits, Stage::Filter, Stage::Credentials, Stage::WorkingDirectory, Stage::Exec];
+
+/// Sockets that a child gets from its parent, and what it executes then.
+#[derive(Debug)]
+pub struct Passed {
+    /// Ask for them even if the filter is in.
+    pub always: bool,
+    /// How many there will be: descriptors 3, 4, ….
+    pub count: usize,
+    /// Arguments, instead of [`Exec::argv`].
+    pub argv: Vec<CString>,
+    /// The whole environment, instead of [`Exec::env`]. `NAME=` of a name in [`PIDS`] is completed by the child.
+    pub env: Vec<CString>,
+}
+
+/// Variables whose values only the child knows: its process id, and that of its parent.
+pub const PIDS: [&str; 2] = ["LISTEN_PID=", "EINHORN_MASTER_PID="];
 
 /// What to execute, and with what.
 #[derive(Debug)]
@@ -40,6 +67,14 @@ pub struct Exec<'fd> {
     pub trap: bool,
     /// The door of a cgroup to go through first. One that does not open is passed by.
     pub cgroup: Option<BorrowedFd<'fd>>,
+    /// File mode creation mask; `None`: as it is.
+    pub umask: Option<u32>,
+    /// Resource limits to set.
+    pub rlimits: Vec<Rlimit>,
+    /// The user to become; `None`: as it is.
+    pub credentials: Option<Credentials>,
+    /// Sockets to ask for; [`Report::Asks`] follows.
+    pub passed: Option<Passed>,
 }
 
 /// What a child tells over its report socket (`SOCK_SEQPACKET`). The end of the stream means: executed.
@@ -47,10 +82,12 @@ pub struct Exec<'fd> {
 pub enum Report {
     /// The filter is in; this descriptor answers its calls.
     Trapped(OwnedFd),
-    /// The filter could not be installed; the command runs without.
-    NotTrapped(Errno),
-    /// A step failed; the child has exited.
-    Failed(Stage, Errno),
+    /// The filter could not be installed; the command runs without. True: [`Report::Asks`] follows.
+    NotTrapped(Errno, bool),
+    /// It waits for the sockets ([`pass`]).
+    Asks,
+    /// A step failed; the child has exited. The number is the resource whose limit could not be set.
+    Failed(Stage, Errno, i32),
 }
 
 /// The files that a command name may mean: itself if it has a slash, else one in each directory of `path`.
@@ -66,31 +103,88 @@ pub fn candidates(command: &[u8], path: &[u8]) -> Vec<CString> {
 /// reports a [`Report::Failed`] and exits with 127.
 pub fn exec(exec: &Exec<'_>, report: BorrowedFd<'_>) -> ! {
     // Above every number that is about to be assigned.
-    let floor = exec.descriptors.len() as i32 + 3;
+    let floor = (exec.descriptors.len() + exec.passed.as_ref().map_or(0, |passed| passed.count)) as i32 + 3;
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(report, floor) else { process::exit_now(127) };
-    let (stage, error) = match steps(exec, &report, floor) {
+    let (stage, error, detail) = match steps(exec, &report, floor) {
         Ok(never) => match never {},
         Err(failed) => failed,
     };
-    send(&report, &encode(b'F', stage as u8, error), None);
+    send(&report, &encode(b'F', stage as u8, error, detail), None);
     process::exit_now(127)
 }
 
-fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::Infallible, (Stage, Errno)> {
+/// Step, error, and for [`Stage::Limits`] the resource (-1: the mask).
+type Failed = (Stage, Errno, i32);
+
+fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::Infallible, Failed> {
+    let at = |stage: Stage| move |error: Errno| (stage, error, 0);
     process::default_signals();
     if let Some(door) = exec.cgroup {
         let _ = rustix::io::write(door, b"0");
     }
-    rustix::process::setsid().map_err(|error| (Stage::Session, error))?;
-    place(&exec.descriptors, floor).map_err(|error| (Stage::Stdio, error))?;
-    rustix::process::chdir(exec.cwd.as_c_str()).map_err(|error| (Stage::WorkingDirectory, error))?;
+    rustix::process::setsid().map_err(at(Stage::Session))?;
+    place(&exec.descriptors, floor).map_err(at(Stage::Stdio))?;
+    if let Some(mask) = exec.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    }
+    for limit in &exec.rlimits {
+        limit.set().map_err(|error| (Stage::Limits, error, limit.resource))?;
+    }
+    // Before the user changes: who has the right to needs no no_new_privs for it.
+    let mut asks = exec.passed.as_ref().is_some_and(|passed| passed.always);
     if exec.trap {
         match seccomp::install() {
-            Ok(listener) => send(report, &encode(b'T', 0, Errno::from_raw_os_error(1)), Some(listener.as_fd())),
-            Err(error) => send(report, &encode(b'N', 0, error), None),
+            Ok(listener) => send(report, &encode(b'T', 0, Errno::from_raw_os_error(1), 0), Some(listener.as_fd())),
+            Err(error) => {
+                asks = exec.passed.is_some();
+                send(report, &encode(b'N', 0, error, i32::from(asks)), None);
+            }
         }
     }
-    Err((Stage::Exec, execve(exec)))
+    let passed = exec.passed.as_ref().filter(|_| asks);
+    if let Some(passed) = passed {
+        take_passed(passed, report, floor).map_err(at(Stage::Filter))?;
+    }
+    if let Some(credentials) = &exec.credentials {
+        credentials.assume().map_err(at(Stage::Credentials))?;
+    }
+    rustix::process::chdir(exec.cwd.as_c_str()).map_err(at(Stage::WorkingDirectory))?;
+    Err(at(Stage::Exec)(match passed {
+        Some(passed) => execve(&exec.candidates, &passed.argv, &with_pids(&passed.env)),
+        None => execve(&exec.candidates, &exec.argv, &exec.env),
+    }))
+}
+
+/// Asks for the sockets, waits for them, and puts them at 3, 4, ….
+fn take_passed(passed: &Passed, report: &OwnedFd, floor: i32) -> Result<(), Errno> {
+    send(report, &encode(b'A', 0, Errno::from_raw_os_error(1), 0), None);
+    rustix::event::poll(&mut [rustix::event::PollFd::new(report, rustix::event::PollFlags::IN)], None)?;
+    let (refused, sockets) = receive_passed(report)?;
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    if sockets.len() != passed.count {
+        return Err(Errno::PROTO);
+    }
+    let moved: Vec<OwnedFd> = sockets.iter().map(|socket| rustix::io::fcntl_dupfd_cloexec(socket, floor)).collect::<Result<_, _>>()?;
+    drop(sockets);
+    for (number, socket) in (3..).zip(&moved) {
+        // SAFETY: dup2 takes numbers; nothing that is used in this process again is at `number`: all that is, is above `floor`.
+        if unsafe { libc::dup2(socket.as_raw_fd(), number) } < 0 {
+            return Err(errno());
+        }
+    }
+    Ok(())
+}
+
+fn with_pids(env: &[CString]) -> Vec<CString> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let complete = |entry: &CString| {
+        let at = PIDS.iter().position(|name| entry.as_bytes() == name.as_bytes())?;
+        CString::new(format!("{}{}", PIDS[at], [own, parent][at])).ok()
+    };
+    env.iter().map(|entry| complete(entry).unwrap_or_else(|| entry.clone())).collect()
 }
 
 /// linux/close_range.h
@@ -120,13 +214,13 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
 }
 
 /// Tries the candidates; returns only with an error: the first that says more than "not there", as the shell does.
-fn execve(exec: &Exec<'_>) -> Errno {
+fn execve(candidates: &[CString], argv: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };
-    let (argv, env) = (pointers(&exec.argv), pointers(&exec.env));
+    let (argv, env) = (pointers(argv), pointers(env));
     let mut result = Errno::NOENT;
-    for candidate in &exec.candidates {
+    for candidate in candidates {
         // SAFETY: null-terminated arrays of null-terminated strings that live until the process image is replaced.
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
         match errno() {
@@ -156,9 +250,53 @@ pub fn resolve(command: &[u8], path: &[u8], cwd: &Path) -> Result<std::path::Pat
     Err(result)
 }
 
-fn encode(kind: u8, stage: u8, error: Errno) -> [u8; 6] {
-    let error = error.raw_os_error().to_ne_bytes();
-    [kind, stage, error[0], error[1], error[2], error[3]]
+const PACKET: usize = 10;
+
+fn encode(kind: u8, stage: u8, error: Errno, detail: i32) -> [u8; PACKET] {
+    let mut packet = [kind, stage, 0, 0, 0, 0, 0, 0, 0, 0];
+    packet[2..6].copy_from_slice(&error.raw_os_error().to_ne_bytes());
+    packet[6..].copy_from_slice(&detail.to_ne_bytes());
+    packet
+}
+
+/// Most sockets that are passed to one child.
+pub const PASSED_MAX: usize = 64;
+
+/// Gives a child that asked the sockets, or the error for which it gets none.
+///
+/// # Errors
+/// Those of `sendmsg(2)`: the child is gone.
+pub fn pass(report: impl AsFd, sockets: Result<&[BorrowedFd<'_>], Errno>) -> Result<(), Errno> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let error = sockets.err().map_or(0, Errno::raw_os_error);
+    if let Ok(sockets) = sockets
+        && !control.push(SendAncillaryMessage::ScmRights(sockets))
+    {
+        return Err(Errno::TOOBIG);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(report, &[IoSlice::new(&error.to_ne_bytes())], &mut control, flags).map(|_| ())
+}
+
+fn receive_passed(report: &OwnedFd) -> Result<(Option<Errno>, Vec<OwnedFd>), Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut bytes = [0_u8; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [std::io::IoSliceMut::new(&mut bytes)];
+    if recvmsg(report, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes != 4 {
+        return Err(Errno::PIPE); // nobody is there to give any
+    }
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            sockets.extend(passed);
+        }
+    }
+    let error = i32::from_ne_bytes(bytes);
+    Ok(((error != 0).then(|| Errno::from_raw_os_error(error)), sockets))
 }
 
 fn send(report: &OwnedFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) {
@@ -179,7 +317,7 @@ fn send(report: &OwnedFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) {
 /// `EIO` if the packet is not one of ours; those of `recvmsg(2)`.
 pub fn receive(report: impl AsFd) -> Result<Option<Option<Report>>, Errno> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    let mut bytes = [0_u8; 6];
+    let mut bytes = [0_u8; PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut buffers = [std::io::IoSliceMut::new(&mut bytes)];
@@ -197,12 +335,13 @@ pub fn receive(report: impl AsFd) -> Result<Option<Option<Report>>, Errno> {
         RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
         _ => None,
     });
-    let error = Errno::from_raw_os_error(i32::from_ne_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]));
-    let stage = [Stage::Session, Stage::Stdio, Stage::WorkingDirectory, Stage::Exec];
+    let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let (error, detail) = (Errno::from_raw_os_error(number(2)), number(6));
     match (bytes[0], listener) {
         (b'T', Some(listener)) => Ok(Some(Some(Report::Trapped(listener)))),
-        (b'N', None) => Ok(Some(Some(Report::NotTrapped(error)))),
-        (b'F', None) => Ok(Some(Some(Report::Failed(*stage.get(bytes[1] as usize).ok_or(Errno::IO)?, error)))),
+        (b'N', None) => Ok(Some(Some(Report::NotTrapped(error, detail != 0)))),
+        (b'A', None) => Ok(Some(Some(Report::Asks))),
+        (b'F', None) => Ok(Some(Some(Report::Failed(*STAGES.get(bytes[1] as usize).ok_or(Errno::IO)?, error, detail)))),
         _ => Err(Errno::IO),
     }
 }

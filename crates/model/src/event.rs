@@ -53,6 +53,8 @@ pub enum Origin {
     Swapped,
     /// The keeper's own, and no generation has it yet.
     Held,
+    /// The keeper's own, given to the generation as an open descriptor.
+    Passed,
 }
 
 /// What is known of a listener.

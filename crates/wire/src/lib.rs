@@ -60,7 +60,7 @@ pub use message::{
 };
 pub use plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceAction, ServiceChange};
 pub use status::{
-    AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus, HealthStatus,
+    AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus, HealthStatus, Holding,
     InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind,
     ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort,
 };

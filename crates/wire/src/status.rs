@@ -502,6 +502,9 @@ pub struct GenerationStatus {
     pub listeners: Vec<ListenerStatus>,
     /// Whether its `bind` and `listen` are caught.
     pub trap: TrapStatus,
+    /// By which means its ports are held.
+    #[serde(default)]
+    pub holding: Holding,
     /// Its established connections on the service's ports.
     pub connections: Measured,
     /// How its main process ended, if it has, as a sentence without a full stop.
@@ -539,6 +542,23 @@ pub enum ListenerOrigin {
     Swapped,
     /// The keeper's own; no generation has it yet.
     Held,
+    /// The keeper's own, given to the generation as an open descriptor when it was started.
+    Passed,
+}
+
+/// By which means a generation's ports are held, best first; each is used where the one before it is not possible.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holding {
+    /// Its own sockets, found when it binds them, or held ones put in their place. All promises.
+    Adopt,
+    /// Open sockets of its declared ports, passed in its environment or command. All promises for those ports; any other is not held.
+    Environment,
+    /// None: it binds by itself. The port closes between two generations (P1, P2 and the switch of P3 are gone); the rest stays.
+    Plain,
+    /// Its command does not run yet.
+    #[default]
+    Unknown,
 }
 
 /// Where a value comes from.

@@ -5,6 +5,7 @@
 mod input;
 mod name;
 mod preflight;
+mod user;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// Hold this port before the first start, so that clients wait instead of being refused; may be given several times
     #[arg(long, value_name = "[ADDR:]PORT", allow_hyphen_values = true)]
     port: Vec<String>,
+    /// Run the command as this user, and group (root only)
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
     /// When a new generation takes over: accept | http:/PATH | notify | log:REGEX
     #[arg(long, value_name = "CHECK", default_value = "accept")]
     ready: String,
@@ -132,6 +136,7 @@ fn service(args: &Args) -> Result<ServiceConfig, Error> {
     let mut service = ServiceConfig::new(name, argv);
     service.cwd = working_directory.into_os_string().into_vec();
     service.ports = input::ports(&args.port)?;
+    service.user = args.user.as_deref().map(user::user).transpose()?.flatten();
     service.readiness = input::readiness(&args.ready)?;
     service.ready_timeout = input::duration("--ready-timeout", &args.ready_timeout)?;
     if service.ready_timeout.is_zero() {

@@ -2,7 +2,8 @@
 
 use stayput_keeper::client::KeeperClient;
 use stayput_keeper::protocol::{
-    Dump, Event, ExitStatus, FromKeeper, GenerationId, Limits, ListenerFacts, OutputKind, Reply, Request, SpawnSpec, ToKeeper, Trap,
+    Credentials, Dump, Event, ExitStatus, FromKeeper, GenerationId, Limits, ListenerFacts, OutputKind, Reply, Request, SpawnSpec, ToKeeper,
+    Trap,
 };
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -225,6 +226,7 @@ pub(crate) fn fifo() -> std::path::PathBuf {
     let path = std::env::temp_dir().join(format!("stayput-scenario-fifo-{}", std::process::id()));
     if !path.exists() {
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("fifo");
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o666)).expect("mode");
     }
     path
 }
@@ -233,6 +235,15 @@ pub(crate) fn fifo() -> std::path::PathBuf {
 pub(crate) fn brain_of_headless() -> std::path::PathBuf {
     let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     directory.join("headless")
+}
+
+/// Any user id without rights; 65534 is "nobody" on Debian.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// Who services run as in this turn of the scenarios, if not as the keeper.
+pub(crate) fn service_user() -> Option<Credentials> {
+    std::env::var_os("SCENARIO_SERVICE_USER")?;
+    Some(Credentials { uid: NOBODY, gid: NOBODY, groups: Vec::new() })
 }
 
 /// A generation of the service "web" with the environment of this program.
@@ -245,10 +256,11 @@ pub(crate) fn spec(id: u64, argv: &[&str]) -> SpawnSpec {
         cwd: b"/".to_vec(),
         output: OutputKind::Pipes,
         notify: false,
-        credentials: None,
+        credentials: service_user(),
         umask: None,
         rlimits: Vec::new(),
         limits: Limits::default(),
         declared: Vec::new(),
+        pass_sockets: false,
     }
 }

@@ -1,6 +1,6 @@
 //! Listeners that go from one generation to the next.
 
-use crate::brain::{Brain, DEADLINE, SERVER, answer, answers, executed, fifo, free_address, kill, probe_from};
+use crate::brain::{Brain, DEADLINE, SERVER, answer, answers, executed, fifo, free_address, kill, probe_from, service_user};
 use stayput_keeper::protocol::{Event, ExitStatus, GenerationId, Origin, Request, Scope, Trap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -190,7 +190,11 @@ pub(crate) fn stranger_in_the_group(brain: &mut Brain, host: &str) {
     brain.serve(1, address);
     brain.listening(1);
     let key = stayput_kernel::socket::Key::new(address, false);
-    let stranger = stayput_kernel::socket::bound(&key, true).expect("the same user may");
+    let user = service_user().map_or(rustix::process::getuid().as_raw(), |user| user.uid);
+    if user != rustix::process::getuid().as_raw() {
+        assert_eq!(stayput_kernel::socket::bound(&key, true).err(), Some(rustix::io::Errno::ADDRINUSE), "another user may not");
+    }
+    let stranger = stayput_kernel::socket::bound_as(&key, true, user).expect("the same user may");
     rustix::net::listen(&stranger, 16).expect("listen");
     let inode = stayput_kernel::socket::inode(&stranger).expect("inode");
     assert_eq!(answers(address, 20), ["1"], "the program still names the first");

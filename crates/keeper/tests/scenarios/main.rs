@@ -5,8 +5,10 @@
 mod brain;
 mod dying;
 mod handing;
+mod passing;
+mod users;
 
-use brain::{Brain, DEADLINE, brain_of_headless};
+use brain::{Brain, DEADLINE, NOBODY, brain_of_headless};
 use dying::{
     daemons_without_marks, exec_stages, forks_and_ends, guard_does_errands, guard_killed, keeper_killed, may_not_look,
     no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
@@ -22,9 +24,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use passing::{names_sockets, takes_no_sockets, takes_sockets};
+use users::{own_user, privileged_ports, stages, talks};
+
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 25] = [
+const SCENARIOS: [Scenario; 32] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -50,7 +55,19 @@ const SCENARIOS: [Scenario; 25] = [
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
     ("mptcp", mptcp, "127.0.0.1"),
     ("closes-and-binds-again", closes_and_binds_again, "127.0.0.1"),
+    ("nested-takes-sockets", takes_sockets, "127.0.0.1"),
+    ("nested-takes-no-sockets", takes_no_sockets, "127.0.0.1"),
+    ("names-sockets", names_sockets, "127.0.0.1"),
+    ("user-own", own_user, "127.0.0.1"),
+    ("user-stages", stages, ""),
+    ("user-talks", talks, ""),
+    ("user-privileged", privileged_ports, "127.0.0.1"),
 ];
+
+/// Whose rights keeper and services have.
+const ROOT: &str = "root";
+const SERVICE: &str = "root with services of an ordinary user";
+const ORDINARY: &str = "an ordinary user";
 
 fn be_brain(name: &str) -> ExitCode {
     if let Ok(guard) = std::fs::read_to_string(brain_of_headless()) {
@@ -71,6 +88,12 @@ fn be_brain(name: &str) -> ExitCode {
 fn be_guard(name: &str) -> ExitCode {
     let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     std::fs::create_dir(&directory).expect("directory");
+    if name.starts_with("nested-") {
+        // The one place of a listener is taken for all that is started here.
+        let above = stayput_kernel::seccomp::rehearse(&[], true).expect("a filter").expect("a listener");
+        // Where no keeper sweeps it away.
+        rustix::stdio::dup2_stdin(above).expect("dup2");
+    }
     let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.join("control.sock")).expect("bind").into();
     let lock = control.as_fd().try_clone_to_owned().expect("dup");
     let daemon_argv = ["scenarios", "--brain", name].map(|argument| argument.as_bytes().to_vec()).to_vec();
@@ -93,15 +116,22 @@ fn main() -> ExitCode {
         println!("NOT RUN as root: this is an ordinary user");
     }
     let ordinary = Ordinary::new();
-    for user in [root.then_some("root"), Some("an ordinary user")].into_iter().flatten() {
+    for user in [root.then_some(ROOT), root.then_some(SERVICE), Some(ORDINARY)].into_iter().flatten() {
         for (name, _, _) in &chosen {
+            if name.starts_with("user-") && user == ORDINARY {
+                println!("scenario {name} NOT RUN as {user}: it needs the right to change user");
+                continue;
+            }
             let started = Instant::now();
             let directory = ordinary.directory.join(format!("{name}-{}", user.replace(' ', "-")));
             let mut command = Command::new(&ordinary.program);
             command.args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory);
-            if root && user != "root" {
+            if user == SERVICE {
+                command.env("SCENARIO_SERVICE_USER", "nobody").env("TMPDIR", &ordinary.directory);
+            }
+            if root && user == ORDINARY {
                 use std::os::unix::process::CommandExt;
-                command.uid(Ordinary::ID).gid(Ordinary::ID).env("PATH", "/usr/bin:/bin").env("TMPDIR", &ordinary.directory);
+                command.uid(NOBODY).gid(NOBODY).env("PATH", "/usr/bin:/bin").env("TMPDIR", &ordinary.directory);
             }
             let status = command.status().expect("run");
             // A killed guard cannot return a status: its keeper's successor ends the instance.
@@ -127,9 +157,6 @@ struct Ordinary {
 }
 
 impl Ordinary {
-    /// Any user id without rights; 65534 is "nobody" on Debian.
-    const ID: u32 = 65534;
-
     fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let directory = std::env::temp_dir().join(format!("stayput-scenarios-{}", std::process::id()));

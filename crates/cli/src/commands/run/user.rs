@@ -1,0 +1,60 @@
+//! `--user`: who the command runs as, made into numbers before anything is started.
+
+use crate::error::{Error, Kind};
+use stayput_kernel::users::{self, User, UserError};
+use stayput_model::config::UserSpec;
+
+/// Resolves `NAME|UID[:GROUP|GID]`. `None`: it is who we are already.
+pub(crate) fn user(text: &str) -> Result<Option<UserSpec>, Error> {
+    let user = users::find(text).map_err(|error| unknown(text, &error))?;
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if own.0 == 0 {
+        return Ok(Some(spec(user)));
+    }
+    if (user.uid, user.gid) == own {
+        return Ok(None);
+    }
+    let who = user.name.as_ref().map_or_else(|| user.uid.to_string(), |name| format!("{name} ({})", user.uid));
+    Err(Error::new(Kind::NotPermitted, format!("--user {text}: only root can start a command as {who}, group {}", user.gid))
+        .hint(format!("this is user {}, group {}: leave --user out, or start stayput with sudo", own.0, own.1)))
+}
+
+fn unknown(text: &str, error: &UserError) -> Error {
+    let report = Error::new(Kind::BadInput, format!("--user {text:?}: {error}"));
+    match error {
+        UserError::NoUser(_) | UserError::NoGroup(_) => report.hint(
+            "write it like --user www-data, --user www-data:www-data or --user 33:33; users of a directory service are known by number only",
+        ),
+        UserError::GroupUnknown(uid) => report.hint(format!("name the group: --user {uid}:{uid}")),
+        UserError::Ambiguous(..) => report.hint("give the user by another name, or rename it: nobody can tell which is meant"),
+        UserError::Empty | UserError::NotAnId(_) | UserError::Unreadable(..) => report,
+    }
+}
+
+fn spec(user: User) -> UserSpec {
+    UserSpec { uid: user.uid, gid: user.gid, groups: user.groups, name: user.name, home: user.home, shell: user.shell }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_guessed() {
+        for (text, part) in [
+            ("no-such-user-here", "no user"),
+            ("", "no user"),
+            ("root:no-such-group-here", "no group"),
+            ("4294967295", "no id"),
+            ("4000000000", "--user 4000000000:4000000000"),
+        ] {
+            let error = format!("{:?}", user(text).unwrap_err());
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+        // Root can be everybody, others only themselves.
+        let own = format!("{}:{}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let found = user(&own).unwrap();
+        assert_eq!(found.is_some(), rustix::process::geteuid().is_root());
+        assert_eq!(user("0:0").is_ok(), rustix::process::geteuid().is_root());
+    }
+}
