@@ -1,6 +1,7 @@
 //! The keeper's loop: one thread, one epoll, no runtime. Each source is dealt with to its end, then the state is written down.
 
 use crate::exits::QueueCheck;
+use crate::journal::Journal;
 use crate::life::Life;
 use crate::protocol::{FromKeeper, GenerationId, ListenerId};
 use crate::spawn::sources;
@@ -82,9 +83,9 @@ const HOLD_RETRY_NS: u64 = 500_000_000;
 pub(crate) struct Keeper {
     pub(crate) life: Life,
     pub(crate) state: State,
+    /// Where it is written down.
+    pub(crate) journal: Journal,
     pub(crate) proc: Proc,
-    /// The state differs from what is written down.
-    pub(crate) dirty: bool,
     /// When a daemon is to be started, in monotonic nanoseconds.
     pub(crate) daemon_due: Option<u64>,
     pub(crate) epoll: OwnedFd,
@@ -105,8 +106,8 @@ pub(crate) struct Keeper {
 ///
 /// # Errors
 /// A system call without which nothing can be kept (epoll, signalfd): the guard then starts another keeper.
-pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
-    let mut keeper = Keeper::new(life, state)?;
+pub(crate) fn run(life: Life, journal: Journal, state: State) -> Result<Outcome, Errno> {
+    let mut keeper = Keeper::new(life, journal, state)?;
     keeper.take_over();
     let mut events = Vec::with_capacity(64);
     loop {
@@ -115,9 +116,7 @@ pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
             return Ok(Outcome::Ended);
         }
         keeper.act_on_timers();
-        if keeper.dirty {
-            keeper.commit();
-        }
+        keeper.commit();
         events.clear();
         let timeout = keeper.timeout();
         match epoll::wait(&keeper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
@@ -135,7 +134,7 @@ pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
 }
 
 impl Keeper {
-    fn new(life: Life, state: State) -> Result<Self, Errno> {
+    fn new(life: Life, journal: Journal, state: State) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let children = process::signals(&[rustix::process::Signal::CHILD.as_raw()])?;
         let guard = process::pidfd(life.guard_pid())?;
@@ -143,8 +142,8 @@ impl Keeper {
         let keeper = Self {
             life,
             state,
+            journal,
             proc,
-            dirty: true,
             daemon_due: None,
             epoll,
             children,
@@ -262,11 +261,13 @@ impl Keeper {
         }
     }
 
-    /// Writes the state down.
+    /// Writes down what has changed.
     pub(crate) fn commit(&mut self) {
-        // It can only fail for a state of more than 16 MiB; blobs that would lead there are refused before.
-        if self.life.commit(&self.state).is_ok() {
-            self.dirty = false;
+        if let Ok(changes) = self.state.changes()
+            && !changes.is_empty()
+        {
+            // It can only fail for want of room, and what would lead there is refused before.
+            let _ = self.journal.commit(&changes);
         }
     }
 

@@ -6,7 +6,9 @@
 use crate::client::{self, ChannelError, Take};
 use crate::keeper::Keeper;
 use crate::protocol::{Event, FromKeeper, GenerationId, ListenerId, Reply, Request, ToKeeper};
+use crate::records::Record;
 use crate::spawn::borrowed;
+use crate::state::Generation;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use stayput_kernel::process;
@@ -102,20 +104,22 @@ impl Keeper {
     pub(crate) fn perform(&mut self, request: Request) -> (Reply, Vec<TableFd>) {
         let reply = match request {
             Request::Dump => {
-                let dump = self.state.dump(self.life.guard_pid(), self.life.keeper_pid(), self.life.keeper_deaths());
                 self.state.daemon.greeted = true;
-                Reply::Dump(Box::new(dump))
+                let blobs = self.journal.all().filter_map(|(record, bytes)| match record {
+                    Record::Blob(key) => Some((key.clone(), bytes)),
+                    Record::Root | Record::Generation(_) | Record::Listener(_) | Record::Group(_) => None,
+                });
+                let pids = (self.life.guard_pid(), self.life.keeper_pid());
+                Reply::Dump(Box::new(self.state.dump(blobs.collect(), pids, self.life.keeper_deaths())))
             }
             Request::SetBlobs(blobs) => {
-                for (key, bytes) in blobs {
-                    if bytes.is_empty() {
-                        self.state.blobs.remove(&key);
-                    } else {
-                        self.state.blobs.insert(key, bytes);
-                    }
+                // What is ours to write down must always find room.
+                if blobs.iter().map(|(key, bytes)| key.len() + bytes.len()).sum::<usize>() > self.journal.room() / 2 {
+                    Reply::Failed { what: "there is no room for what is to be kept".to_owned(), errno: Errno::NOSPC.raw_os_error() }
+                } else {
+                    self.state.new_blobs.extend(blobs);
+                    Reply::Done
                 }
-                self.dirty = true;
-                Reply::Done
             }
             Request::Hold { service, address } => {
                 self.hold(service, address);
@@ -191,7 +195,8 @@ impl Keeper {
         for id in listeners {
             self.tell_listener(id);
         }
-        for generation in self.state.generations.clone() {
+        let generations: Vec<Generation> = self.state.generations.iter().cloned().collect();
+        for generation in generations {
             if let (true, Some(trap)) = (generation.executed, generation.trap) {
                 self.tell(Event::Executed { generation: generation.id, trap });
             }
