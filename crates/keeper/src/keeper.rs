@@ -3,7 +3,8 @@
 use crate::exits::QueueCheck;
 use crate::journal::Journal;
 use crate::life::Life;
-use crate::protocol::{FromKeeper, GenerationId, ListenerId};
+use crate::protocol::{GenerationId, ListenerId};
+use crate::serve::Outgoing;
 use crate::spawn::sources;
 use crate::state::State;
 use rustix::event::epoll;
@@ -93,7 +94,11 @@ pub(crate) struct Keeper {
     /// Kept open so that its place in the epoll stays.
     guard: OwnedFd,
     pub(crate) releases: Option<DestroyEvents>,
-    pub(crate) outbox: VecDeque<FromKeeper>,
+    pub(crate) outbox: VecDeque<Outgoing>,
+    /// Room in the daemon's queue is waited for.
+    pub(crate) awaits_room: bool,
+    /// The first request in the queue was acted on; it leaves when its reply is sent.
+    pub(crate) unanswered: bool,
     pub(crate) queue_checks: Vec<QueueCheck>,
     /// While no daemon can be started: when the instance, which was told to stop, ends by our own hand; and its status.
     pub(crate) headless_end: Option<(u64, u8)>,
@@ -150,6 +155,8 @@ impl Keeper {
             guard,
             releases: None,
             outbox: VecDeque::new(),
+            awaits_room: false,
+            unanswered: false,
             queue_checks: Vec::new(),
             headless_end: None,
             strangers: BTreeSet::new(),
@@ -223,14 +230,20 @@ impl Keeper {
         }
     }
 
-    pub(crate) fn watch_channel(&self) {
-        if let Some(channel) = self.state.daemon.channel {
-            self.watch(Source::Channel, channel);
+    /// Watches for requests or, while messages wait, for room to send them.
+    pub(crate) fn watch_channel(&mut self) {
+        let Some(channel) = self.state.daemon.channel else { return };
+        self.awaits_room = !self.outbox.is_empty();
+        let data = epoll::EventData::new_u64(Source::Channel.token());
+        let flags = if self.awaits_room { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+        if epoll::add(&self.epoll, channel, data, flags) == Err(Errno::EXIST) {
+            let _ = epoll::modify(&self.epoll, channel, data, flags);
         }
     }
 
     pub(crate) fn close_channel(&mut self) {
         self.outbox.clear();
+        self.unanswered = false;
         if let Some(channel) = self.state.daemon.channel.take() {
             self.commit();
             channel.close();
@@ -275,10 +288,9 @@ impl Keeper {
         let now = clock::monotonic_ns();
         let hold = (!self.state.waiting.is_empty()).then_some(HOLD_RETRY_NS);
         let daemon = self.daemon_due.map(|due| due.saturating_sub(now));
-        let outbox = (!self.outbox.is_empty()).then_some(20_000_000);
         let queue = self.queue_checks.iter().map(|check| check.due.saturating_sub(now)).min();
         let headless = self.headless_end.map(|(at, _)| at.saturating_sub(now));
-        let nanoseconds = [hold, daemon, outbox, queue, headless].into_iter().flatten().min()?;
+        let nanoseconds = [hold, daemon, queue, headless].into_iter().flatten().min()?;
         Some(rustix::event::Timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 })
     }
 
