@@ -12,8 +12,8 @@ use dying::{
     no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
 };
 use handing::{
-    closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked, probes_elsewhere,
-    stranger_in_the_group, taken, workers,
+    calls_of_32_bits, closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
+    probes_elsewhere, stranger_in_the_group, taken, workers,
 };
 use stayput_keeper::guard::{self, Start};
 use stayput_keeper::protocol::{Request, ToKeeper};
@@ -24,7 +24,7 @@ use std::time::Instant;
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 25] = [
+const SCENARIOS: [Scenario; 26] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -49,6 +49,7 @@ const SCENARIOS: [Scenario; 25] = [
     ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
     ("mptcp", mptcp, "127.0.0.1"),
+    ("calls-of-32-bits", calls_of_32_bits, "127.0.0.1"),
     ("closes-and-binds-again", closes_and_binds_again, "127.0.0.1"),
 ];
 
