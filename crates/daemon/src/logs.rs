@@ -26,6 +26,11 @@ const RECENT_BYTES: usize = 128 * 1024;
 /// Bytes per read.
 const CHUNK: usize = 16 * 1024;
 
+thread_local! {
+    /// Where all of them read into: a thousand silent services must not cost a thousand buffers.
+    static CHUNKS: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
 /// The last lines of a generation, printable.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
@@ -167,14 +172,15 @@ fn colour(text: &str) -> Option<usize> {
 pub(crate) async fn read(stream: OwnedFd, mut sink: Sink) {
     let Ok(stream) = watch(stream, Interest::READABLE) else { return };
     let mut lines = Lines::default();
-    let mut chunk = vec![0_u8; CHUNK];
     loop {
         let Ok(mut ready) = stream.readable().await else { break };
-        match rustix::io::read(stream.get_ref(), &mut *chunk) {
-            Ok(0) => break,
-            Ok(length) => {
+        let chunk =
+            CHUNKS.with_borrow_mut(|chunk| rustix::io::read(stream.get_ref(), &mut chunk[..]).map(|length| chunk[..length].to_vec()));
+        match chunk {
+            Ok(bytes) if bytes.is_empty() => break,
+            Ok(bytes) => {
                 let time = stayput_kernel::clock::local_hms();
-                lines.push(&chunk[..length], |line| sink.line(line, &time));
+                lines.push(&bytes, |line| sink.line(line, &time));
                 // A service that writes without end must not keep the thread from everybody else.
                 tokio::task::yield_now().await;
             }

@@ -47,11 +47,11 @@ impl Keeper {
 
     fn answer_call(&mut self, generation: GenerationId, notification: &Notification, turn: Turn) {
         let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else { return };
-        let answer = match notification.call {
-            Call::Bind => self.on_bind(generation, notification, turn),
-            Call::Listen => self.on_listen(generation, notification),
+        let answer = self.with_arguments(notification).and_then(|notification| match notification.call {
+            Call::Bind => self.on_bind(generation, &notification, turn),
+            Call::Listen => self.on_listen(generation, &notification),
             Call::Other(_) => Ok(Answer::Continue),
-        };
+        });
         if answer == Err(Errno::PERM) {
             self.cannot_look(generation);
         }
@@ -61,6 +61,20 @@ impl Keeper {
         let _ = seccomp::answer(calls, notification.id, answer);
         let (region, offset) = self.life.inbox();
         seccomp::clear(region, offset);
+    }
+
+    /// The call with its arguments beside it: older 32-bit programs have them in their memory (`socketcall`).
+    fn with_arguments(&self, notification: &Notification) -> Result<Notification, Errno> {
+        let Some(address) = notification.indirect else { return Ok(*notification) };
+        let mut bytes = [0_u8; 12];
+        if errand::read(self.life, notification.tid, address, &mut bytes)? < bytes.len() {
+            return Err(Errno::FAULT);
+        }
+        let mut arguments = [0; 3];
+        for (argument, word) in arguments.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *argument = u64::from(u32::from_ne_bytes(*word));
+        }
+        Ok(Notification { arguments, indirect: None, ..*notification })
     }
 
     /// We may not reach into the service (no ptrace access, or a filter above us): it binds by itself, and what was held for it

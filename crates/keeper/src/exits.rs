@@ -41,7 +41,6 @@ impl Keeper {
                 let (signal, hangup) = (i32::from(byte & 0x7f), byte & 0x80 != 0);
                 if signal != 0 {
                     self.state.signals.push((signal, hangup));
-                    self.dirty = true;
                 }
             }
         }
@@ -55,7 +54,6 @@ impl Keeper {
             for (signal, hangup) in std::mem::take(&mut self.state.signals) {
                 self.tell(Event::Signalled { signal, hangup });
             }
-            self.dirty = true;
         }
     }
 
@@ -116,7 +114,6 @@ impl Keeper {
         let Some(generation) = self.state.generation_mut(id) else { return };
         generation.exit = Some(status);
         let hung_up = generation.calls.is_none();
-        self.dirty = true;
         // Whoever else of it may still accept: the queue must be long from now on.
         for listener in self.state.listeners.iter().filter(|listener| listener.owner == Some(id)) {
             let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
@@ -161,7 +158,6 @@ impl Keeper {
     pub(crate) fn tree_is_empty(&mut self, id: GenerationId) {
         let Some(generation) = self.state.generation_mut(id).filter(|generation| !generation.tree_empty) else { return };
         generation.tree_empty = true;
-        self.dirty = true;
         self.disown(&self.state.listeners_of(id));
         self.tell(Event::TreeEmpty { generation: id });
     }

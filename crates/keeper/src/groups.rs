@@ -62,7 +62,7 @@ impl Keeper {
             self.carry_out(&service, &key, &steps, newcomer.backlog)
         };
         if let Err(error) = result {
-            self.state.listeners.retain(|listener| listener.id != id);
+            self.state.listeners.remove(id.0);
             if let Some(group) = self.state.group_mut(&service, &key) {
                 group.order.not_joined(id);
             }
@@ -72,7 +72,6 @@ impl Keeper {
         }
         self.end_fillers(&service, &key);
         self.add_fillers(&service, &key, 0);
-        self.dirty = true;
         self.watch_listener(id);
         self.tell_listener(id);
         Ok(id)
@@ -92,7 +91,9 @@ impl Keeper {
         };
         let mut order = Order::default();
         let steps = order.found(first);
-        self.state.groups.push(Group { service: service.to_owned(), key: *key, anchor, fillers: Vec::new(), order });
+        let number = self.state.next_group;
+        self.state.next_group += 1;
+        self.state.groups.push(Group { number, service: service.to_owned(), key: *key, anchor, fillers: Vec::new(), order });
         self.commit();
         let (with_member, with_anchor) = steps.split_at(2);
         for step in with_member {
@@ -105,7 +106,7 @@ impl Keeper {
             }
         }
         if self.carry_out(service, key, with_anchor, 0).is_err() {
-            self.state.groups.retain(|group| group.service != service || group.key != *key);
+            self.state.groups.remove(number);
             self.commit();
             anchor.close();
         } else if reuseport::mute(anchor, None).is_err() {
@@ -262,7 +263,6 @@ impl Keeper {
             let after = group.order.selected().to_vec();
             let _ = self.carry_out(service, &key, &steps, 0);
             self.add_fillers(service, &key, 0);
-            self.dirty = true;
             for id in before.into_iter().chain(after) {
                 self.tell_listener(id);
             }
@@ -301,7 +301,6 @@ impl Keeper {
             if let Some(group) = self.state.group_mut(&service, &key) {
                 let steps = group.order.route(source_port.map(|port| (port, id)));
                 let _ = self.carry_out(&service, &key, &steps, 0);
-                self.dirty = true;
             }
         }
     }
@@ -317,7 +316,7 @@ impl Keeper {
             let _ = self.carry_out(service, key, &steps, 0);
         }
         let queued = socket::accept_queue(listener.socket).unwrap_or(0);
-        self.state.listeners.retain(|listener| listener.id != id);
+        self.state.listeners.remove(id.0);
         // The successor of a keeper that dies here sweeps the socket away and ends the leave.
         self.commit();
         listener.socket.close();
@@ -341,24 +340,19 @@ impl Keeper {
         let listeners: Vec<ListenerId> =
             self.state.listeners.iter().filter(|listener| listener.service == service).map(|listener| listener.id).collect();
         // Anchors first: a process that keeps its own socket is then alone in its group, and the kernel finds nobody else.
-        let (gone, kept) = std::mem::take(&mut self.state.groups).into_iter().partition(|group| group.service == service);
-        self.state.groups = kept;
+        let gone = self.state.groups.extract(|group| group.service == service);
         for listener in &self.state.listeners {
             if listener.service == service {
                 let _ = reuseport::unmute(listener.socket);
             }
         }
         self.commit();
-        let gone: Vec<Group> = gone;
         gone.into_iter().for_each(Group::close);
         listeners.into_iter().map(|id| self.release(id)).sum()
     }
 
     fn drop_empty_groups(&mut self) {
-        let (empty, kept): (Vec<Group>, Vec<Group>) =
-            std::mem::take(&mut self.state.groups).into_iter().partition(|group| !group.is_used());
-        self.state.groups = kept;
-        self.dirty = true;
+        let empty = self.state.groups.extract(|group| !group.is_used());
         if !empty.is_empty() {
             self.commit();
         }
@@ -384,23 +378,29 @@ impl Keeper {
             if let Some(group) = self.state.group_mut(&listener.service, &listener.key) {
                 group.order.not_joined(id);
             }
-            self.state.listeners.retain(|listener| listener.id != id);
+            self.state.listeners.remove(id.0);
             listener.socket.close();
             if let Some(binder) = listener.binder {
                 binder.close();
             }
         }
-        let present: Vec<ListenerId> = self.state.listeners.iter().map(|listener| listener.id).collect();
-        for group in &mut self.state.groups {
-            for member in group.order.members().to_vec() {
-                if let Member::Listener(id) = member
-                    && !present.contains(&id)
-                {
+        let gone = |group: &Group| {
+            let members = group.order.members().iter();
+            let gone = members.filter_map(|member| match member {
+                Member::Listener(id) if self.state.listener(*id).is_none() => Some(*id),
+                Member::Listener(_) | Member::Anchor | Member::Filler(_) | Member::Foreign(_) => None,
+            });
+            (group.number, gone.collect::<Vec<_>>())
+        };
+        let left: Vec<(u64, Vec<ListenerId>)> = self.state.groups.iter().map(gone).filter(|(_, gone)| !gone.is_empty()).collect();
+        for (number, gone) in left {
+            if let Some(group) = self.state.groups.get_mut(number) {
+                for id in gone {
                     group.order.end_leave(id, None);
                 }
             }
         }
-        for group in self.state.groups.clone() {
+        for group in &self.state.groups {
             let mut steps = group.order.restate();
             if !listening(group.anchor) {
                 steps.splice(0..0, [Step::Mute(Member::Anchor, None), Step::Listen(Member::Anchor)]);

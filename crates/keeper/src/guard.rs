@@ -50,9 +50,10 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     let mut state = State::new(start.instance, start.directory, nonce, sockets);
     state.daemon.argv = start.daemon_argv;
     state.nofile = nofile;
-    state.blobs.insert(String::new(), start.blob);
-    life.commit(&state).map_err(|_| Errno::TOOBIG)?;
-    drop(state);
+    state.new_blobs.insert(String::new(), start.blob);
+    let changes = state.changes().map_err(|_| Errno::INVAL)?;
+    life.journal().and_then(|mut journal| journal.commit(&changes)).map_err(|_| Errno::TOOBIG)?;
+    drop((state, changes));
     live(life)
 }
 
@@ -181,7 +182,7 @@ impl Guard {
 
     /// The keeper has ended the instance: wait a little for the daemon's last lines, then leave nothing behind.
     fn finish(&self, status: u8) -> u8 {
-        let Some(Ok(mut state)) = self.life.restore() else { return status };
+        let Some(mut state) = self.life.journal().ok().and_then(|journal| State::restore(&journal).ok()?) else { return status };
         if let Some(channel) = state.daemon.channel {
             channel.close(); // its end of stream
         }
@@ -227,8 +228,9 @@ fn be_keeper(life: Life) -> Result<Outcome, Errno> {
     process::ignore(&[Signal::HUP, Signal::INT, Signal::QUIT, Signal::TSTP, Signal::TTOU, Signal::PIPE].map(Signal::as_raw));
     process::become_subreaper()?;
     life.set_keeper_pid(rustix::process::getpid().as_raw_nonzero().get());
-    match life.restore() {
-        Some(Ok(state)) => keeper::run(life, state),
-        Some(Err(_)) | None => Err(Errno::BADMSG),
+    let journal = life.journal().map_err(|_| Errno::BADMSG)?;
+    match State::restore(&journal) {
+        Ok(Some(state)) => keeper::run(life, journal, state),
+        Ok(None) | Err(_) => Err(Errno::BADMSG),
     }
 }

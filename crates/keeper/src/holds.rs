@@ -22,7 +22,6 @@ impl Keeper {
             self.tell(Event::Held { service, address });
         } else if !self.state.waiting.iter().any(same) {
             self.state.waiting.push(WaitingHold { service, address });
-            self.dirty = true;
             self.subscribe();
             self.try_holds();
             let waits = self.state.waiting.last().cloned();
@@ -59,13 +58,11 @@ impl Keeper {
             match self.try_hold(&hold.service, hold.address) {
                 Ok(()) => {
                     self.state.waiting.retain(|waiting| *waiting != hold);
-                    self.dirty = true;
                     self.tell(Event::Held { service: hold.service, address: hold.address });
                 }
                 Err(Errno::ADDRINUSE) => {}
                 Err(error) => {
                     self.state.waiting.retain(|waiting| *waiting != hold);
-                    self.dirty = true;
                     self.tell(Event::HoldWaits { service: hold.service, address: hold.address, errno: error.raw_os_error() });
                 }
             }

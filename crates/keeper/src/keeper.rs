@@ -1,8 +1,10 @@
 //! The keeper's loop: one thread, one epoll, no runtime. Each source is dealt with to its end, then the state is written down.
 
 use crate::exits::QueueCheck;
+use crate::journal::Journal;
 use crate::life::Life;
-use crate::protocol::{FromKeeper, GenerationId, ListenerId};
+use crate::protocol::{GenerationId, ListenerId};
+use crate::serve::Outgoing;
 use crate::spawn::sources;
 use crate::state::State;
 use rustix::event::epoll;
@@ -82,9 +84,9 @@ const HOLD_RETRY_NS: u64 = 500_000_000;
 pub(crate) struct Keeper {
     pub(crate) life: Life,
     pub(crate) state: State,
+    /// Where it is written down.
+    pub(crate) journal: Journal,
     pub(crate) proc: Proc,
-    /// The state differs from what is written down.
-    pub(crate) dirty: bool,
     /// When a daemon is to be started, in monotonic nanoseconds.
     pub(crate) daemon_due: Option<u64>,
     pub(crate) epoll: OwnedFd,
@@ -92,7 +94,11 @@ pub(crate) struct Keeper {
     /// Kept open so that its place in the epoll stays.
     guard: OwnedFd,
     pub(crate) releases: Option<DestroyEvents>,
-    pub(crate) outbox: VecDeque<FromKeeper>,
+    pub(crate) outbox: VecDeque<Outgoing>,
+    /// Room in the daemon's queue is waited for.
+    pub(crate) awaits_room: bool,
+    /// The first request in the queue was acted on; it leaves when its reply is sent.
+    pub(crate) unanswered: bool,
     pub(crate) queue_checks: Vec<QueueCheck>,
     /// While no daemon can be started: when the instance, which was told to stop, ends by our own hand; and its status.
     pub(crate) headless_end: Option<(u64, u8)>,
@@ -105,8 +111,8 @@ pub(crate) struct Keeper {
 ///
 /// # Errors
 /// A system call without which nothing can be kept (epoll, signalfd): the guard then starts another keeper.
-pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
-    let mut keeper = Keeper::new(life, state)?;
+pub(crate) fn run(life: Life, journal: Journal, state: State) -> Result<Outcome, Errno> {
+    let mut keeper = Keeper::new(life, journal, state)?;
     keeper.take_over();
     let mut events = Vec::with_capacity(64);
     loop {
@@ -115,9 +121,7 @@ pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
             return Ok(Outcome::Ended);
         }
         keeper.act_on_timers();
-        if keeper.dirty {
-            keeper.commit();
-        }
+        keeper.commit();
         events.clear();
         let timeout = keeper.timeout();
         match epoll::wait(&keeper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
@@ -135,7 +139,7 @@ pub(crate) fn run(life: Life, state: State) -> Result<Outcome, Errno> {
 }
 
 impl Keeper {
-    fn new(life: Life, state: State) -> Result<Self, Errno> {
+    fn new(life: Life, journal: Journal, state: State) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let children = process::signals(&[rustix::process::Signal::CHILD.as_raw()])?;
         let guard = process::pidfd(life.guard_pid())?;
@@ -143,14 +147,16 @@ impl Keeper {
         let keeper = Self {
             life,
             state,
+            journal,
             proc,
-            dirty: true,
             daemon_due: None,
             epoll,
             children,
             guard,
             releases: None,
             outbox: VecDeque::new(),
+            awaits_room: false,
+            unanswered: false,
             queue_checks: Vec::new(),
             headless_end: None,
             strangers: BTreeSet::new(),
@@ -229,14 +235,20 @@ impl Keeper {
         }
     }
 
-    pub(crate) fn watch_channel(&self) {
-        if let Some(channel) = self.state.daemon.channel {
-            self.watch(Source::Channel, channel);
+    /// Watches for requests or, while messages wait, for room to send them.
+    pub(crate) fn watch_channel(&mut self) {
+        let Some(channel) = self.state.daemon.channel else { return };
+        self.awaits_room = !self.outbox.is_empty();
+        let data = epoll::EventData::new_u64(Source::Channel.token());
+        let flags = if self.awaits_room { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+        if epoll::add(&self.epoll, channel, data, flags) == Err(Errno::EXIST) {
+            let _ = epoll::modify(&self.epoll, channel, data, flags);
         }
     }
 
     pub(crate) fn close_channel(&mut self) {
         self.outbox.clear();
+        self.unanswered = false;
         if let Some(channel) = self.state.daemon.channel.take() {
             self.commit();
             channel.close();
@@ -267,11 +279,13 @@ impl Keeper {
         }
     }
 
-    /// Writes the state down.
+    /// Writes down what has changed.
     pub(crate) fn commit(&mut self) {
-        // It can only fail for a state of more than 16 MiB; blobs that would lead there are refused before.
-        if self.life.commit(&self.state).is_ok() {
-            self.dirty = false;
+        if let Ok(changes) = self.state.changes()
+            && !changes.is_empty()
+        {
+            // It can only fail for want of room, and what would lead there is refused before.
+            let _ = self.journal.commit(&changes);
         }
     }
 
@@ -279,10 +293,9 @@ impl Keeper {
         let now = clock::monotonic_ns();
         let hold = (!self.state.waiting.is_empty()).then_some(HOLD_RETRY_NS);
         let daemon = self.daemon_due.map(|due| due.saturating_sub(now));
-        let outbox = (!self.outbox.is_empty()).then_some(20_000_000);
         let queue = self.queue_checks.iter().map(|check| check.due.saturating_sub(now)).min();
         let headless = self.headless_end.map(|(at, _)| at.saturating_sub(now));
-        let nanoseconds = [hold, daemon, outbox, queue, headless].into_iter().flatten().min()?;
+        let nanoseconds = [hold, daemon, queue, headless].into_iter().flatten().min()?;
         Some(rustix::event::Timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 })
     }
 

@@ -1,10 +1,10 @@
 //! What guard and keeper share beside the descriptor table: a region of memory that outlives each of them.
 //!
-//! It holds the keeper's last committed [`State`], the notification that is being answered, the exit statuses that the guard
+//! It holds what the keeper wrote down ([`crate::journal`]), the notification that is being answered, the exit statuses that the guard
 //! reaped, and a few numbers. There are no locks: each word has one writer, and a state becomes valid by one store.
 
 use crate::errand::Errand;
-use crate::state::State;
+use crate::journal::{self, Journal, JournalError, Layout};
 use rustix::io::Errno;
 use stayput_kernel::memory::SharedRegion;
 use stayput_kernel::process::Ended;
@@ -18,7 +18,7 @@ const KEEPER_PID: usize = 8;
 const EXIT: usize = 16;
 const KEEPER_DEATHS: usize = 24;
 const ACTIVE: usize = 32;
-const LENGTHS: [usize; 2] = [40, 48];
+const TAILS: [usize; 2] = [40, 48];
 const GUARD_SIGNALS: usize = 56;
 const PIPE_WRITE: usize = 64;
 const PIPE_READ: usize = 72;
@@ -34,9 +34,8 @@ const ERRAND_RESULT: usize = 304;
 const ERRAND_DATA: usize = 320;
 const RING: usize = 4096;
 const RING_ENTRIES: u64 = 4096;
-const SLOTS: [usize; 2] = [131_072, 131_072 + SLOT_SIZE];
-/// Most bytes of an encoded state.
-const SLOT_SIZE: usize = 16 << 20;
+const JOURNAL: usize = 131_072;
+const LAYOUT: Layout = Layout { active: ACTIVE, tails: TAILS, halves: [JOURNAL, JOURNAL + journal::HALF], half: journal::HALF };
 
 /// Handle to the shared memory; copies mean the same memory.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +61,7 @@ impl GuardDescriptors {
 
 impl Life {
     pub(crate) fn new() -> Result<Self, Errno> {
-        SharedRegion::new(SLOTS[1] + SLOT_SIZE).map(|region| Self { region })
+        SharedRegion::new(JOURNAL + 2 * journal::HALF).map(|region| Self { region })
     }
 
     fn get(self, offset: usize) -> u64 {
@@ -122,24 +121,12 @@ impl Life {
         self.set(EXIT, 0x100 | u64::from(status));
     }
 
-    /// Writes a state down. Either the whole of it is valid afterwards or the one before.
-    pub(crate) fn commit(self, state: &State) -> Result<(), CommitError> {
-        let bytes = postcard::to_stdvec(state).map_err(CommitError::Codec)?;
-        if bytes.len() > SLOT_SIZE {
-            return Err(CommitError::TooLarge(bytes.len()));
-        }
-        let inactive = usize::from(self.get(ACTIVE) == 1);
-        self.region.write(SLOTS[inactive], &bytes);
-        self.set(LENGTHS[inactive], bytes.len() as u64);
-        self.set(ACTIVE, inactive as u64 + 1);
-        Ok(())
-    }
-
-    /// The last committed state; `None` before the first commit.
-    pub(crate) fn restore(self) -> Option<Result<State, postcard::Error>> {
-        let slot = self.get(ACTIVE).checked_sub(1)? as usize;
-        let bytes = self.region.read(*SLOTS.get(slot)?, self.get(LENGTHS[slot]) as usize);
-        Some(postcard::from_bytes(&bytes))
+    /// What is written down: the last commit.
+    ///
+    /// # Errors
+    /// It is not ours to read.
+    pub(crate) fn journal(self) -> Result<Journal, JournalError> {
+        Journal::open(self.region, LAYOUT)
     }
 
     /// Guard only. False: the ring is full; leave the child unreaped and try again later.
@@ -232,41 +219,30 @@ impl Life {
 }
 
 const _: () = assert!(
-    INBOX + seccomp::INBOX_SIZE <= ERRAND_WAKE && ERRAND_DATA + ADDRESS_MAX <= RING && RING + RING_ENTRIES as usize * 16 <= SLOTS[0]
+    INBOX + seccomp::INBOX_SIZE <= ERRAND_WAKE && ERRAND_DATA + ADDRESS_MAX <= RING && RING + RING_ENTRIES as usize * 16 <= JOURNAL
 );
-
-/// Why a state could not be written down.
-#[derive(Debug)]
-pub(crate) enum CommitError {
-    Codec(postcard::Error),
-    TooLarge(usize),
-}
-
-impl std::fmt::Display for CommitError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Codec(error) => write!(f, "the keeper's state does not encode: {error}"),
-            Self::TooLarge(length) => write!(f, "the keeper's state has {length} bytes, more than {SLOT_SIZE}"),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::Record;
+    use crate::state::State;
 
     #[test]
     fn the_last_commit_is_what_a_successor_finds() {
         let life = Life::new().expect("mmap");
-        assert!(life.restore().is_none());
+        let restore = || State::restore(&life.journal().expect("readable")).expect("decodes");
+        assert!(restore().is_none());
+        let mut journal = life.journal().expect("empty");
+        let mut state = State::for_test();
         for blob in [b"one".to_vec(), vec![7; 100_000], b"three".to_vec()] {
-            let state = State { blobs: [(String::new(), blob.clone())].into(), ..State::for_test() };
-            life.commit(&state).expect("commit");
-            assert_eq!(life.restore().expect("committed").expect("decodes").blobs[""], blob);
+            state.new_blobs.insert(String::new(), blob.clone());
+            state.next_listener += 1;
+            journal.commit(&state.changes().expect("encodes")).expect("commit");
+            assert_eq!(restore().expect("committed").next_listener, state.next_listener);
+            assert_eq!(life.journal().expect("readable").get(&Record::Blob(String::new())), Some(blob));
         }
-        let large = State { blobs: [(String::new(), vec![0; SLOT_SIZE])].into(), ..State::for_test() };
-        assert!(matches!(life.commit(&large), Err(CommitError::TooLarge(_))));
-        assert_eq!(life.restore().expect("committed").expect("decodes").blobs[""], b"three");
+        assert_eq!(state.changes().expect("encodes"), [], "nothing has changed: nothing is written");
     }
 
     #[test]

@@ -165,7 +165,6 @@ impl Keeper {
         if matches!(generation.trap, Some(Trap::Environment { .. })) && generation.executed && !generation.served {
             let service = generation.service.clone();
             self.state.declines.insert(service);
-            self.dirty = true;
         }
     }
 }

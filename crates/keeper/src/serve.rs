@@ -6,15 +6,38 @@
 use crate::client::{self, ChannelError, Take};
 use crate::keeper::Keeper;
 use crate::protocol::{Event, FromKeeper, GenerationId, ListenerId, Reply, Request, ToKeeper};
+use crate::records::Record;
 use crate::spawn::borrowed;
+use crate::state::Generation;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use stayput_kernel::process;
-use stayput_kernel::table::TableFd;
 use std::collections::BTreeSet;
 
-/// Most events that are kept for a daemon that does not read. One that is so far behind is replaced: its successor starts from a dump.
-const OUTBOX_MAX: usize = 10_000;
+/// Most messages that are kept for a daemon that does not read. One that is so far behind is replaced: its successor starts from a dump.
+const OUTBOX_MAX: usize = 100_000;
+
+/// A message that waits until the daemon can take it.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Message(FromKeeper),
+    /// The reply with this number, with a generation's output beside it: the descriptors are those that it has when it is sent.
+    Output {
+        seq: u64,
+        generation: GenerationId,
+        spawned: bool,
+    },
+}
+
+/// What a request is answered with.
+pub(crate) enum Answer {
+    Reply(Reply),
+    /// The output of a generation, after a spawn or again.
+    Output {
+        generation: GenerationId,
+        spawned: bool,
+    },
+}
 
 impl Keeper {
     /// Tells the brain, if there is one; if not, the next one's dump says it.
@@ -25,25 +48,40 @@ impl Keeper {
     }
 
     pub(crate) fn send(&mut self, message: FromKeeper) {
-        self.outbox.push_back(message);
+        self.outbox.push_back(Outgoing::Message(message));
         self.flush();
     }
 
+    /// Sends what waits, as far as the daemon's queue takes it; the rest goes when there is room.
     pub(crate) fn flush(&mut self) {
         let Some(channel) = self.state.daemon.channel else {
             self.outbox.clear();
             return;
         };
-        while let Some(message) = self.outbox.front() {
-            match client::send(channel, message, &[]) {
+        while let Some(first) = self.outbox.front() {
+            let sent = match first {
+                Outgoing::Message(message) => client::send(channel, message, &[]),
+                Outgoing::Output { seq, generation, spawned } => {
+                    let (reply, table) = self.output_reply(*generation, *spawned);
+                    client::send(channel, &FromKeeper::Reply { seq: *seq, reply }, &borrowed(&table))
+                }
+            };
+            match sent {
                 Ok(()) => drop(self.outbox.pop_front()),
-                Err(ChannelError::Io(Errno::AGAIN)) if self.outbox.len() <= OUTBOX_MAX => return,
+                Err(ChannelError::Io(Errno::AGAIN)) if self.outbox.len() <= OUTBOX_MAX => {
+                    self.watch_channel();
+                    return;
+                }
                 Err(_) => {
                     self.replace_daemon();
                     return;
                 }
             }
         }
+        if self.awaits_room {
+            self.watch_channel();
+        }
+        self.drop_answered();
     }
 
     /// A daemon that does not read or does not speak our language: its successor starts from a dump.
@@ -55,6 +93,7 @@ impl Keeper {
     }
 
     pub(crate) fn on_channel(&mut self, flags: epoll::EventFlags) {
+        self.flush();
         match self.take_request() {
             Ok(true) => {}
             Ok(false) if !flags.contains(epoll::EventFlags::HUP) => {}
@@ -67,62 +106,72 @@ impl Keeper {
         }
     }
 
-    /// Acts on the next request; false if there is none.
+    /// Acts on the next request; false if there is none. While the daemon's queue is full none is taken: so a keeper that dies has at
+    /// most one reply that was not sent, and its request is still there.
     pub(crate) fn take_request(&mut self) -> Result<bool, ChannelError> {
-        let Some(channel) = self.state.daemon.channel else { return Ok(false) };
+        let Some(channel) = self.state.daemon.channel.filter(|_| self.outbox.is_empty()) else { return Ok(false) };
         let Some((message, _)) = client::receive::<ToKeeper>(channel, Take::Look)? else { return Ok(false) };
         self.on_request(message);
         self.commit();
-        // Acted on and written down: now it may leave the queue.
-        let _ = client::drop_first(channel);
+        self.unanswered = true;
+        self.drop_answered();
         Ok(true)
+    }
+
+    /// A request that was acted on, written down and answered may leave the queue.
+    fn drop_answered(&mut self) {
+        if let Some(channel) = self.state.daemon.channel.filter(|_| self.unanswered && self.outbox.is_empty()) {
+            let _ = client::drop_first(channel);
+            self.unanswered = false;
+        }
     }
 
     /// What a daemon asked for before it died is still done.
     pub(crate) fn take_last_requests(&mut self) {
-        while matches!(self.take_request(), Ok(true)) {}
+        self.outbox.clear();
+        self.drop_answered();
+        while matches!(self.take_request(), Ok(true)) {
+            self.outbox.clear();
+            self.drop_answered();
+        }
     }
 
     pub(crate) fn on_request(&mut self, message: ToKeeper) {
-        let (reply, table) = self.perform(message.request);
-        let reply = FromKeeper::Reply { seq: message.seq, reply };
+        let outgoing = match self.perform(message.request) {
+            Answer::Reply(reply) => Outgoing::Message(FromKeeper::Reply { seq: message.seq, reply }),
+            Answer::Output { generation, spawned } => Outgoing::Output { seq: message.seq, generation, spawned },
+        };
+        self.outbox.push_back(outgoing);
         self.flush();
-        let Some(channel) = self.state.daemon.channel else { return };
-        if self.outbox.is_empty() && client::send(channel, &reply, &borrowed(&table)).is_ok() {
-            self.pass_signals(); // after its first dump, what came before it
-            return;
-        }
-        if table.is_empty() {
-            self.send(reply);
-        } else {
-            self.replace_daemon(); // descriptors cannot wait in the outbox
-        }
+        self.pass_signals(); // after its first dump, what came before it
     }
 
-    pub(crate) fn perform(&mut self, request: Request) -> (Reply, Vec<TableFd>) {
+    pub(crate) fn perform(&mut self, request: Request) -> Answer {
         let reply = match request {
             Request::Dump => {
-                let dump = self.state.dump(self.life.guard_pid(), self.life.keeper_pid(), self.life.keeper_deaths());
                 self.state.daemon.greeted = true;
-                Reply::Dump(Box::new(dump))
+                let blobs = self.journal.all().filter_map(|(record, bytes)| match record {
+                    Record::Blob(key) => Some((key.clone(), bytes)),
+                    Record::Root | Record::Generation(_) | Record::Listener(_) | Record::Group(_) => None,
+                });
+                let pids = (self.life.guard_pid(), self.life.keeper_pid());
+                Reply::Dump(Box::new(self.state.dump(blobs.collect(), pids, self.life.keeper_deaths())))
             }
             Request::SetBlobs(blobs) => {
-                for (key, bytes) in blobs {
-                    if bytes.is_empty() {
-                        self.state.blobs.remove(&key);
-                    } else {
-                        self.state.blobs.insert(key, bytes);
-                    }
+                // What is ours to write down must always find room.
+                if blobs.iter().map(|(key, bytes)| key.len() + bytes.len()).sum::<usize>() > self.journal.room() / 2 {
+                    Reply::Failed { what: "there is no room for what is to be kept".to_owned(), errno: Errno::NOSPC.raw_os_error() }
+                } else {
+                    self.state.new_blobs.extend(blobs);
+                    Reply::Done
                 }
-                self.dirty = true;
-                Reply::Done
             }
             Request::Hold { service, address } => {
                 self.hold(service, address);
                 Reply::Done
             }
             Request::Spawn(spec) => match self.spawn(&spec) {
-                Ok(()) => return self.output_reply(spec.generation, true),
+                Ok(()) => return Answer::Output { generation: spec.generation, spawned: true },
                 Err(error) => Reply::Failed { what: error.what, errno: error.errno.raw_os_error() },
             },
             Request::Steer { service, generation } => {
@@ -156,7 +205,7 @@ impl Keeper {
                 Reply::Released { queued: listeners.into_iter().map(|id| self.release(id)).sum() }
             }
             Request::ReleaseService { service } => Reply::Released { queued: self.release_service(&service) },
-            Request::Fetch { generation } => return self.output_reply(generation, false),
+            Request::Fetch { generation } => return Answer::Output { generation, spawned: false },
             Request::Forget { generation } => {
                 self.forget(generation);
                 Reply::Done
@@ -166,7 +215,7 @@ impl Keeper {
                 Reply::Done
             }
         };
-        (reply, Vec::new())
+        Answer::Reply(reply)
     }
 
     pub(crate) fn end(&mut self, status: u8) {
@@ -191,7 +240,8 @@ impl Keeper {
         for id in listeners {
             self.tell_listener(id);
         }
-        for generation in self.state.generations.clone() {
+        let generations: Vec<Generation> = self.state.generations.iter().cloned().collect();
+        for generation in generations {
             if let (true, Some(trap)) = (generation.executed, generation.trap) {
                 self.tell(Event::Executed { generation: generation.id, trap });
             }

@@ -237,7 +237,6 @@ impl Keeper {
                 Ok(Some(said)) => said,
                 Err(_) => None,
             };
-            self.dirty = true;
             let Some(generation) = self.state.generation_mut(id) else { return };
             match said {
                 Some(Report::Trapped(calls)) => {
@@ -343,16 +342,13 @@ impl Keeper {
         let exponent = self.state.daemon.quick_deaths.saturating_sub(5).min(6);
         let pause = if self.state.daemon.quick_deaths <= 5 { 0 } else { (50_000_000 << exponent).min(5_000_000_000) };
         self.daemon_due = Some(now + pause);
-        self.dirty = true;
     }
 
     /// Ends what is remembered of a generation.
     pub(crate) fn forget(&mut self, id: GenerationId) {
-        let (gone, kept) = std::mem::take(&mut self.state.generations).into_iter().partition(|generation| generation.id == id);
-        self.state.generations = kept;
+        let gone = self.state.generations.remove(id.0);
         self.commit();
-        let gone: Vec<Generation> = gone;
-        for generation in gone {
+        if let Some(generation) = gone {
             if let Some((socket, name)) = generation.notify {
                 if let NotifyName::Path(path) = name {
                     let _ = std::fs::remove_file(path);
@@ -364,8 +360,8 @@ impl Keeper {
             self.state.emptied.extend(generation.cgroup);
         }
         self.state.remove_emptied();
-        for listener in &mut self.state.listeners {
-            if listener.owner == Some(id) {
+        for listener in self.state.listeners_of(id) {
+            if let Some(listener) = self.state.listener_mut(listener) {
                 listener.owner = None;
             }
         }

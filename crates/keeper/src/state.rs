@@ -1,6 +1,8 @@
 //! Everything the keeper knows, in a form that its successor can read: numbers, names and descriptors of the shared table.
 
+use crate::journal::{Change, Journal};
 use crate::protocol::{Dump, ExecStage, ExitStatus, GenerationFacts, GenerationId, ListenerFacts, ListenerId, Origin, Trap, WaitingHold};
+use crate::records::{Entry, Record, Table};
 use crate::steering::{Member, Order};
 use serde::{Deserialize, Serialize};
 use stayput_kernel::cgroup::Cgroup;
@@ -11,8 +13,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
-/// The whole of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The whole of it. What there is one of per service is written down entry by entry, the rest in one record.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) instance: String,
     pub(crate) directory: PathBuf,
@@ -21,20 +23,29 @@ pub(crate) struct State {
     pub(crate) control: TableFd,
     pub(crate) lock: TableFd,
     pub(crate) daemon: Daemon,
-    pub(crate) blobs: BTreeMap<String, Vec<u8>>,
-    pub(crate) generations: Vec<Generation>,
-    pub(crate) listeners: Vec<Listener>,
-    pub(crate) groups: Vec<Group>,
+    #[serde(skip)]
+    pub(crate) generations: Table<Generation>,
+    #[serde(skip)]
+    pub(crate) listeners: Table<Listener>,
+    #[serde(skip)]
+    pub(crate) groups: Table<Group>,
+    /// The brain's blobs that are not written down yet. The others are only there: nobody but the brain reads them.
+    #[serde(skip)]
+    pub(crate) new_blobs: BTreeMap<String, Vec<u8>>,
     pub(crate) waiting: Vec<WaitingHold>,
     /// Signals of the guard that no daemon has got yet: number, hangup.
     pub(crate) signals: Vec<(i32, bool)>,
     pub(crate) next_listener: u64,
+    pub(crate) next_group: u64,
     /// Cgroups of forgotten generations that could not be removed yet: a last process was on its way out.
     pub(crate) emptied: Vec<Cgroup>,
     /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
     pub(crate) nofile: Option<(u64, u64)>,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
+    /// The record of the rest as it is written down.
+    #[serde(skip)]
+    written: Vec<u8>,
 }
 
 /// The brain's process.
@@ -114,12 +125,44 @@ pub(crate) struct Listener {
 /// Listeners among which the kernel chooses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Group {
+    /// Its number, never used twice.
+    pub(crate) number: u64,
     pub(crate) service: String,
     pub(crate) key: Key,
     pub(crate) anchor: TableFd,
     /// Sockets that keep a place in the order.
     pub(crate) fillers: Vec<(Member, TableFd)>,
     pub(crate) order: Order,
+}
+
+impl Entry for Generation {
+    fn number(&self) -> u64 {
+        self.id.0
+    }
+
+    fn record(number: u64) -> Record {
+        Record::Generation(number)
+    }
+}
+
+impl Entry for Listener {
+    fn number(&self) -> u64 {
+        self.id.0
+    }
+
+    fn record(number: u64) -> Record {
+        Record::Listener(number)
+    }
+}
+
+impl Entry for Group {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn record(number: u64) -> Record {
+        Record::Group(number)
+    }
 }
 
 impl Group {
@@ -138,20 +181,57 @@ impl Group {
 }
 
 impl State {
+    /// What was written down last; `None`: nothing was.
+    ///
+    /// # Errors
+    /// A record that does not decode.
+    pub(crate) fn restore(journal: &Journal) -> Result<Option<Self>, postcard::Error> {
+        let Some(written) = journal.get(&Record::Root) else { return Ok(None) };
+        let mut state: Self = postcard::from_bytes(&written)?;
+        state.written = written;
+        for (record, bytes) in journal.all() {
+            match record {
+                Record::Generation(_) => state.generations.restore(postcard::from_bytes(&bytes)?),
+                Record::Listener(_) => state.listeners.restore(postcard::from_bytes(&bytes)?),
+                Record::Group(_) => state.groups.restore(postcard::from_bytes(&bytes)?),
+                Record::Root | Record::Blob(_) => {}
+            }
+        }
+        Ok(Some(state))
+    }
+
+    /// What differs from what is written down, in the form in which it is.
+    ///
+    /// # Errors
+    /// Postcard's: our types are such that there is none.
+    pub(crate) fn changes(&mut self) -> Result<Vec<Change>, postcard::Error> {
+        let mut changes = self.generations.changes()?;
+        changes.extend(self.listeners.changes()?);
+        changes.extend(self.groups.changes()?);
+        let blob = |(key, bytes): (String, Vec<u8>)| (Record::Blob(key), (!bytes.is_empty()).then_some(bytes));
+        changes.extend(std::mem::take(&mut self.new_blobs).into_iter().map(blob));
+        let rest = postcard::to_stdvec(self)?;
+        if rest != self.written {
+            changes.push((Record::Root, Some(rest.clone())));
+            self.written = rest;
+        }
+        Ok(changes)
+    }
+
     pub(crate) fn generation(&self, id: GenerationId) -> Option<&Generation> {
-        self.generations.iter().find(|generation| generation.id == id)
+        self.generations.get(id.0)
     }
 
     pub(crate) fn generation_mut(&mut self, id: GenerationId) -> Option<&mut Generation> {
-        self.generations.iter_mut().find(|generation| generation.id == id)
+        self.generations.get_mut(id.0)
     }
 
     pub(crate) fn listener(&self, id: ListenerId) -> Option<&Listener> {
-        self.listeners.iter().find(|listener| listener.id == id)
+        self.listeners.get(id.0)
     }
 
     pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
-        self.listeners.iter_mut().find(|listener| listener.id == id)
+        self.listeners.get_mut(id.0)
     }
 
     pub(crate) fn listeners_of(&self, generation: GenerationId) -> Vec<ListenerId> {
@@ -159,11 +239,12 @@ impl State {
     }
 
     pub(crate) fn group_mut(&mut self, service: &str, key: &Key) -> Option<&mut Group> {
-        self.groups.iter_mut().find(|group| group.service == service && group.key == *key)
+        let number = self.group(service, key)?.number;
+        self.groups.get_mut(number)
     }
 
     pub(crate) fn group(&self, service: &str, key: &Key) -> Option<&Group> {
-        self.groups.iter().find(|group| group.service == service && group.key == *key)
+        self.groups.iter().find(|group| group.key == *key && group.service == service)
     }
 
     pub(crate) fn is_selected(&self, listener: &Listener) -> bool {
@@ -215,7 +296,7 @@ impl State {
             .collect()
     }
 
-    pub(crate) fn dump(&self, guard_pid: i32, keeper_pid: i32, keeper_deaths: u32) -> Dump {
+    pub(crate) fn dump(&self, blobs: Vec<(String, Vec<u8>)>, (guard_pid, keeper_pid): (i32, i32), keeper_deaths: u32) -> Dump {
         let generation = |generation: &Generation| GenerationFacts {
             service: generation.service.clone(),
             id: generation.id,
@@ -231,7 +312,7 @@ impl State {
             keeper_pid,
             keeper_deaths,
             daemon_deaths: self.daemon.deaths,
-            blobs: self.blobs.iter().map(|(key, bytes)| (key.clone(), bytes.clone())).collect(),
+            blobs,
             generations: self.generations.iter().map(generation).collect(),
             listeners: self.listeners.iter().map(|listener| self.facts(listener)).collect(),
             waiting: self.waiting.clone(),
@@ -249,16 +330,18 @@ impl State {
             control,
             lock,
             daemon,
-            blobs: BTreeMap::new(),
-            generations: Vec::new(),
-            listeners: Vec::new(),
-            groups: Vec::new(),
+            generations: Table::default(),
+            listeners: Table::default(),
+            groups: Table::default(),
+            new_blobs: BTreeMap::new(),
             waiting: Vec::new(),
             signals: Vec::new(),
             next_listener: 1,
+            next_group: 1,
             emptied: Vec::new(),
             nofile: None,
             declines: BTreeSet::new(),
+            written: Vec::new(),
         }
     }
 

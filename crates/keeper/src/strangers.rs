@@ -19,7 +19,8 @@ impl Keeper {
         }
         let listening = listening_on(key.address.port());
         let held = self.state.listeners.iter().map(|listener| listener.inode);
-        let own = self.state.groups.iter().flat_map(|group| group.fillers.iter().map(|(_, filler)| *filler).chain([group.anchor]));
+        let same_port = self.state.groups.iter().filter(|group| group.key.address.port() == key.address.port());
+        let own = same_port.flat_map(|group| group.fillers.iter().map(|(_, filler)| *filler).chain([group.anchor]));
         let own = own.filter_map(|socket| socket::inode(socket).ok());
         let ours: BTreeSet<u32> = held.chain(own).collect();
         let strange: Vec<&Socket> = listening.iter().filter(|found| !ours.contains(&found.inode) && key_of(found).overlaps(key)).collect();

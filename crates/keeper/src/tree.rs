@@ -154,7 +154,6 @@ impl Keeper {
         }
         if let Some(generation) = self.state.generation_mut(generation) {
             generation.killed = true;
-            self.dirty = true;
         }
         let mut stopped = BTreeSet::new();
         for _ in 0..KILL_PASSES {

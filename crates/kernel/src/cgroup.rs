@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// One cgroup directory of ours.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,18 +29,31 @@ fn own_path(cgroups: &str) -> Option<&str> {
     cgroups.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
+/// The directory of the cgroup of this process.
+fn own_directory() -> Result<PathBuf, Errno> {
+    let read = |file: &str| std::fs::read_to_string(file).map_err(|error| errno_of(&error));
+    let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+    let (Some(mount), Some(own)) = (mount_point(&mounts), own_path(&own)) else { return Err(Errno::NOENT) };
+    Ok(mount.join(own.trim_start_matches('/')))
+}
+
 impl Cgroup {
     /// Makes a directory below the cgroup of this process. It must not exist.
     ///
     /// # Errors
     /// `ENOENT`: no version 2 hierarchy is mounted. `EACCES`, `EROFS`: it is not ours to change.
     pub fn create(name: &str) -> Result<Self, Errno> {
-        let read = |file: &str| std::fs::read_to_string(file).map_err(|error| errno_of(&error));
-        let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
-        let (Some(mount), Some(own)) = (mount_point(&mounts), own_path(&own)) else { return Err(Errno::NOENT) };
-        let directory = mount.join(own.trim_start_matches('/')).join(name);
-        rustix::fs::mkdir(&directory, Mode::from_raw_mode(0o755))?;
-        Ok(Self { directory })
+        /// Ours, as it was found last: hosts have long lists of mounts, and a process is hardly ever moved.
+        static OWN: Mutex<Option<PathBuf>> = Mutex::new(None);
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = |own: &Path| {
+            let directory = own.join(name);
+            rustix::fs::mkdir(&directory, Mode::from_raw_mode(0o755)).map(|()| Self { directory })
+        };
+        match own.as_deref().map(make) {
+            None | Some(Err(Errno::NOENT)) => make(own.insert(own_directory()?)),
+            Some(result) => result,
+        }
     }
 
     /// Sets a limit: the controller is asked for if it is not enabled for our directory, and the value written to the interface file

@@ -3,6 +3,9 @@
 use rustix::io::Errno;
 use std::ptr::NonNull;
 
+/// No architecture that we know has larger pages.
+const LARGEST_PAGE: usize = 1 << 16;
+
 /// Reads up to `buffer.len()` bytes at `address` of a process; returns how many could be read before the first unmapped
 /// page. Source: [process_vm_readv(2)]; needs ptrace access.
 ///
@@ -88,6 +91,25 @@ impl SharedRegion {
         bytes
     }
 
+    /// Gives the pages that lie wholly within the range back to the system; they read as zeroes afterwards. Source: [madvise(2)],
+    /// `MADV_REMOVE`.
+    ///
+    /// [madvise(2)]: https://man7.org/linux/man-pages/man2/madvise.2.html
+    ///
+    /// # Panics
+    /// As [`SharedRegion::write`].
+    pub fn discard(&self, offset: usize, length: usize) {
+        let end = offset.checked_add(length).filter(|end| *end <= self.length).expect("a range within the shared region");
+        let (first, last) = (offset.next_multiple_of(LARGEST_PAGE), end / LARGEST_PAGE * LARGEST_PAGE);
+        if first < last {
+            // SAFETY: in range (just checked), and whole pages of a mapping of our own to which no references are ever given
+            // out except atomics, whose zeroing is a store of zero.
+            let result = unsafe { libc::madvise(self.start.as_ptr().add(first).cast(), last - first, libc::MADV_REMOVE) };
+            // A kernel that cannot do it keeps the pages: memory is all that is lost.
+            let _ = result;
+        }
+    }
+
     /// Address of an offset, for a system call that fills `length` bytes there.
     pub(crate) fn slot(&self, offset: usize, length: usize) -> *mut libc::c_void {
         assert!(offset.is_multiple_of(8) && offset + length <= self.length, "slot beyond the shared region");
@@ -117,5 +139,16 @@ mod tests {
         assert_eq!(region.read(4090, 13), b"across a page");
         region.word(8).store(7, std::sync::atomic::Ordering::Release);
         assert_eq!(region.read(8, 1), [7]);
+    }
+
+    #[test]
+    fn what_is_discarded_is_zero_and_what_is_beside_it_stays() {
+        let region = SharedRegion::new(4 * LARGEST_PAGE).expect("mmap");
+        region.write(0, &vec![7; 4 * LARGEST_PAGE]);
+        region.discard(LARGEST_PAGE / 2, 2 * LARGEST_PAGE);
+        let bytes = region.read(0, 4 * LARGEST_PAGE);
+        let zeroes: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == 0).collect();
+        assert_eq!((zeroes.first(), zeroes.last()), (Some(&LARGEST_PAGE), Some(&(2 * LARGEST_PAGE - 1))));
+        assert_eq!(zeroes.len(), LARGEST_PAGE);
     }
 }

@@ -5,9 +5,10 @@
 //! [seccomp(2)]: https://man7.org/linux/man-pages/man2/seccomp.2.html
 //! [seccomp_unotify(2)]: https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html
 
-use crate::arch::{Arch, NATIVE};
+use crate::arch::{Convention, NATIVE, SOCKETCALL_BIND, SOCKETCALL_LISTEN};
 use crate::memory::{SharedRegion, errno};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 const RET_ALLOW: u32 = 0x7fff_0000;
@@ -18,25 +19,47 @@ const FLAG_SPEC_ALLOW: libc::c_ulong = 1 << 2;
 const FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
 const FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
+/// Offsets in `struct seccomp_data`.
+const DATA_NUMBER: u32 = 0;
+const DATA_ARCH: u32 = 4;
+const DATA_ARGUMENTS: u32 = 16;
+
 /// One classic BPF instruction.
 pub(crate) fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// The filter program: `bind` and `listen` of the native calling convention notify, all else is allowed.
-fn program(arch: Arch) -> [libc::sock_filter; 7] {
+/// The filter program: `bind` and `listen` of these calling conventions notify, all else is allowed. Each audit number has a block of
+/// its own, which begins with the system call number and ends with both answers.
+fn program(conventions: &[Convention]) -> Vec<libc::sock_filter> {
     use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
-    let load = BPF_LD | BPF_W | BPF_ABS;
-    let equal = BPF_JMP | BPF_JEQ | BPF_K;
-    [
-        instruction(load, 0, 0, 4), // seccomp_data.arch
-        instruction(equal, 0, 3, arch.audit),
-        instruction(load, 0, 0, 0), // seccomp_data.nr; x32 numbers have a bit set and match neither
-        instruction(equal, 2, 0, arch.bind),
-        instruction(equal, 1, 0, arch.listen),
-        instruction(BPF_RET | BPF_K, 0, 0, RET_ALLOW),
-        instruction(BPF_RET | BPF_K, 0, 0, RET_USER_NOTIF),
-    ]
+    let load = |offset| instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, offset);
+    let equal = |value, then, otherwise| instruction(BPF_JMP | BPF_JEQ | BPF_K, then, otherwise, value);
+    let answer = |value| instruction(BPF_RET | BPF_K, 0, 0, value);
+    let mut code = vec![load(DATA_ARCH)];
+    let audits: BTreeSet<u32> = conventions.iter().map(|convention| convention.audit).collect();
+    for audit in audits {
+        let ours: Vec<&Convention> = conventions.iter().filter(|convention| convention.audit == audit).collect();
+        let mut numbers: Vec<u32> = ours.iter().flat_map(|convention| [convention.bind, convention.listen]).collect();
+        let indirect = ours.iter().find_map(|convention| convention.socketcall);
+        let mut block = vec![load(DATA_NUMBER)];
+        // What follows the direct calls: up to four for an indirect one, then the answer "allowed", then "notify".
+        let rest = if indirect.is_some() { 4 } else { 0 };
+        while let Some(number) = numbers.pop() {
+            block.push(equal(number, (numbers.len() + rest + 1) as u8, 0));
+        }
+        if let Some(socketcall) = indirect {
+            block.push(equal(socketcall, 0, 3));
+            block.push(load(DATA_ARGUMENTS)); // its lower half, little endian: all that a 32-bit program has
+            block.push(equal(SOCKETCALL_BIND, 2, 0));
+            block.push(equal(SOCKETCALL_LISTEN, 1, 0));
+        }
+        block.extend([answer(RET_ALLOW), answer(RET_USER_NOTIF)]);
+        code.push(equal(audit, 0, block.len() as u8));
+        code.append(&mut block);
+    }
+    code.push(answer(RET_ALLOW));
+    code
 }
 
 /// Installs the filter in the calling thread; it and all that it starts will ask the owner of the returned descriptor at
@@ -126,6 +149,8 @@ pub struct Notification {
     pub call: Call,
     /// The call's first three arguments.
     pub arguments: [u64; 3],
+    /// Instead, they are three 32-bit numbers at this address of the caller's memory, which may change: to be read once.
+    pub indirect: Option<u64>,
 }
 
 /// The calls that the filter catches.
@@ -177,12 +202,29 @@ pub fn peek(region: SharedRegion, offset: usize) -> Option<Notification> {
     if word(0) == 0 {
         return None;
     }
-    let call = match half(16) {
-        number if number == NATIVE.bind => Call::Bind,
-        number if number == NATIVE.listen => Call::Listen,
-        number => Call::Other(number as i32),
-    };
-    Some(Notification { id: word(0), tid: half(8) as i32, call, arguments: [word(32), word(40), word(48)] })
+    let arguments = [word(32), word(40), word(48)];
+    let (call, indirect) = decode(half(16), half(20), arguments);
+    Some(Notification { id: word(0), tid: half(8) as i32, call, arguments, indirect })
+}
+
+/// What a system call is, by number, audit number and arguments, and where its own arguments are if not there.
+fn decode(number: u32, audit: u32, arguments: [u64; 3]) -> (Call, Option<u64>) {
+    for convention in NATIVE.iter().filter(|convention| convention.audit == audit) {
+        if number == convention.bind {
+            return (Call::Bind, None);
+        }
+        if number == convention.listen {
+            return (Call::Listen, None);
+        }
+        if Some(number) == convention.socketcall {
+            match arguments[0] as u32 {
+                SOCKETCALL_BIND => return (Call::Bind, Some(arguments[1])),
+                SOCKETCALL_LISTEN => return (Call::Listen, Some(arguments[1])),
+                _ => {}
+            }
+        }
+    }
+    (Call::Other(number as i32), None)
 }
 
 /// Marks the slot as empty: the call in it was answered and what came of it is written down. The kernel wants zeroes there.
@@ -255,4 +297,67 @@ pub fn replace_descriptor(listener: impl AsFd, id: u64, ours: impl AsFd, number:
     // SAFETY: `request` has the layout of `struct seccomp_notif_addfd` and lives through the call.
     let result = unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), IOCTL_ADDFD, &raw const request) };
     if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{AARCH64, X86_64};
+
+    /// Runs the few instructions that a filter has over `struct seccomp_data`.
+    fn run(code: &[libc::sock_filter], number: u32, audit: u32, first: u64) -> u32 {
+        use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+        let (load, equal, answer) = ((BPF_LD | BPF_W | BPF_ABS) as u16, (BPF_JMP | BPF_JEQ | BPF_K) as u16, (BPF_RET | BPF_K) as u16);
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let instruction = code[at];
+            at += 1;
+            match instruction.code {
+                code if code == load => {
+                    accumulator = match instruction.k {
+                        DATA_NUMBER => number,
+                        DATA_ARCH => audit,
+                        DATA_ARGUMENTS => first as u32,
+                        other => panic!("offset {other}"),
+                    }
+                }
+                code if code == equal => at += usize::from(if accumulator == instruction.k { instruction.jt } else { instruction.jf }),
+                code if code == answer => return instruction.k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn exactly_bind_and_listen_notify_in_every_convention() {
+        for conventions in [X86_64, AARCH64] {
+            let code = program(conventions);
+            let audits = conventions.iter().map(|convention| convention.audit).chain([0, 0xc000_00f3]);
+            for audit in audits {
+                let known: Vec<&Convention> = conventions.iter().filter(|convention| convention.audit == audit).collect();
+                for number in (0..600).flat_map(|number| [number, 0x4000_0000 | number]) {
+                    for first in 0..8 {
+                        let direct = known.iter().any(|known| number == known.bind || number == known.listen);
+                        let indirect = known.iter().any(|known| Some(number) == known.socketcall) && [2, 4].contains(&first);
+                        let wanted = if direct || indirect { RET_USER_NOTIF } else { RET_ALLOW };
+                        assert_eq!(run(&code, number, audit, first), wanted, "call {number:#x} of {audit:#x} with {first}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_call_is_known_by_its_convention_and_its_arguments_are_found() {
+        let (x86_64, i386) = (0xc000_003e, 0x4000_0003);
+        let direct = [3, 4096, 16];
+        assert_eq!(decode(49, x86_64, direct), (Call::Bind, None));
+        assert_eq!(decode(0x4000_0000 + 50, x86_64, direct), (Call::Listen, None));
+        assert_eq!(decode(361, i386, direct), (Call::Bind, None));
+        assert_eq!(decode(102, i386, [2, 4096, 16]), (Call::Bind, Some(4096)));
+        assert_eq!(decode(102, i386, [4, 4096, 16]), (Call::Listen, Some(4096)));
+        assert_eq!(decode(49, i386, direct), (Call::Other(49), None), "another call in that convention");
+        assert_eq!(decode(102, i386, [1, 4096, 16]), (Call::Other(102), None));
+    }
 }

@@ -292,3 +292,48 @@ while True:
     let after = answers(address, 20);
     assert!(after.iter().all(|answer| *answer == after[0] && answer != "here"), "{after:?} of {second:?}");
 }
+
+/// A program that calls as 32-bit ones do, both ways: `socketcall`, and `bind` and `listen` with numbers of their own.
+pub(crate) fn calls_of_32_bits(brain: &mut Brain, host: &str) {
+    if !cfg!(target_arch = "x86_64") {
+        println!("NOT RUN: only x86_64 lets a 64-bit program call as a 32-bit one does");
+        return;
+    }
+    // The function in low memory: number and three arguments to eax, ebx, ecx, edx; int 0x80.
+    let script = "
+import ctypes, os, socket, struct, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+low = libc.mmap(None, 4096, 7, 0x2 | 0x20 | 0x40, -1, 0)
+code = bytes.fromhex('5389f889f34989c889d14489c2cd805bc3')
+ctypes.memmove(low, code, len(code))
+call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint] * 4)(low)
+address, words = low + 1024, low + 2048
+name = struct.pack('=H', socket.AF_INET) + struct.pack('>H', int(sys.argv[2])) + socket.inet_aton(sys.argv[1]) + bytes(8)
+ctypes.memmove(address, name, 16)
+def socketcall(which, *arguments):
+    ctypes.memmove(words, struct.pack('=3I', *arguments), 12)
+    return call(102, which, words, 0)
+server = socket.socket()
+if sys.argv[3] == 'socketcall':
+    results = socketcall(2, server.fileno(), address, 16), socketcall(4, server.fileno(), 5, 0)
+else:
+    results = call(361, server.fileno(), address, 16), call(363, server.fileno(), 5, 0)
+print(results, flush=True)
+while True:
+    peer, _ = server.accept()
+    peer.sendall(os.environ['STAYPUT_GENERATION'].encode())
+    peer.close()
+";
+    let address = free_address(host);
+    for (id, way) in [(1, "socketcall"), (2, "direct")] {
+        brain.spawn(id, &["python3", "-c", script, host, &address.port().to_string(), way]);
+        assert_eq!(brain.line(id), "(0, 0)", "{way}");
+        let facts = brain.listening(id);
+        assert_eq!((facts.address, facts.origin, facts.selected), (address, Origin::Adopted, id == 1), "{way}");
+    }
+    assert_eq!(answers(address, 20), ["1"]);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    assert_eq!(answers(address, 20), ["2"]);
+}
