@@ -27,11 +27,16 @@ pub mod directory;
 pub mod index;
 pub mod line;
 pub mod name;
+pub mod query;
+pub mod reader;
 pub mod segment;
+pub mod track;
 pub mod writer;
 
-pub use bell::{Bell, Waker};
+pub use bell::{Bell, News, Waker};
 pub use directory::{DirectoryError, ServiceDir, Store};
-pub use line::{Gap, GapCause, Item, Line};
+pub use line::{Gap, GapCause, Item, LINE_MAX, Line};
 pub use name::{SegmentName, Stream, Track};
+pub use query::{Chosen, Grep, Query, Which};
+pub use reader::Reader;
 pub use writer::{Moved, Turn, Writer, WriterOptions};
