@@ -131,6 +131,11 @@ impl Waker {
         std::mem::take(&mut news)
     }
 
+    /// Wakes whoever waits with it, as if files had come.
+    pub fn poke(&self) {
+        self.inner.tell(|news| news.files = true);
+    }
+
     /// Wakes whoever waits with it, to end: whoever was to get the lines is gone.
     pub fn close(&self) {
         self.inner.tell(|news| news.closed = true);

@@ -22,6 +22,7 @@
 //! **A full disk stops no service**, unless it is wanted: what cannot be written is taken from the pipe and counted, the count stands
 //! in the index, and readers are told.
 
+pub mod base64;
 pub mod bell;
 pub mod directory;
 pub mod index;

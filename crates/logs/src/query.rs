@@ -4,6 +4,7 @@ use crate::directory::Entry;
 use crate::line::{Item, Line};
 use crate::name::{Stream, Track};
 use regex_lite::Regex;
+use std::collections::BTreeMap;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,8 @@ pub struct Query {
     pub grep: Option<Grep>,
     /// Of which generations.
     pub generation: Which,
+    /// The present generation (run, number) of services, where it is known: it may have written nothing yet.
+    pub present: BTreeMap<String, (u64, u64)>,
     /// Of which stream; `None`: of both.
     pub stream: Option<Stream>,
     /// More is waited for: a line without an end is not given out before it is known that it stays so.
@@ -36,8 +39,15 @@ pub enum Which {
     Number(u64),
     /// Of the newest one that has written something.
     Newest,
-    /// Of the newest one before this one (run, number); `None`: before the newest one that has written something.
-    Before(Option<(u64, u64)>),
+    /// Of the one before the present one: that of [`Query::present`], or the newest one that has written something.
+    Previous,
+    /// Of this one.
+    One {
+        /// When its run began.
+        run: u64,
+        /// Its number.
+        generation: u64,
+    },
 }
 
 /// Which generations are meant.
@@ -67,8 +77,8 @@ impl Chosen {
 }
 
 impl Which {
-    /// Which generations are meant among these segments of a service.
-    pub fn choose(self, entries: &[Entry]) -> Chosen {
+    /// Which generations are meant among these segments of a service, whose present one is `present` (run, number).
+    pub fn choose(self, entries: &[Entry], present: Option<(u64, u64)>) -> Chosen {
         let mut all: Vec<(u64, u64)> = entries.iter().map(|entry| (entry.name.track.run, entry.name.track.generation)).collect();
         all.sort_unstable();
         all.dedup();
@@ -76,8 +86,11 @@ impl Which {
             Self::All => return Chosen::All,
             Self::Number(number) => all.iter().rev().find(|(_, generation)| *generation == number),
             Self::Newest => all.last(),
-            Self::Before(None) => all.iter().rev().nth(1),
-            Self::Before(Some(present)) => all.iter().rev().find(|one| **one < present),
+            Self::One { run, generation } => return Chosen::One { run, generation },
+            Self::Previous => {
+                let present = present.or(all.last().copied());
+                all.iter().rev().find(|one| Some(**one) < present)
+            }
         };
         one.copied().map_or(Chosen::Nothing, |(run, generation)| Chosen::One { run, generation })
     }
@@ -180,15 +193,15 @@ mod tests {
         };
         let entries = [entry(1, 1), entry(1, 7), entry(2, 1), entry(2, 4), entry(2, 4)];
         let one = |run, generation| Chosen::One { run, generation };
-        assert_eq!(Which::All.choose(&entries), Chosen::All);
-        assert_eq!(Which::Newest.choose(&entries), one(2, 4));
-        assert_eq!(Which::Number(1).choose(&entries), one(2, 1), "of the newest run");
-        assert_eq!(Which::Number(7).choose(&entries), one(1, 7));
-        assert_eq!(Which::Number(3).choose(&entries), Chosen::Nothing);
-        assert_eq!(Which::Before(None).choose(&entries), one(2, 1));
-        assert_eq!(Which::Before(Some((2, 9))).choose(&entries), one(2, 4), "the present one has said nothing yet");
-        assert_eq!(Which::Before(Some((2, 1))).choose(&entries), one(1, 7), "of the run before");
-        assert_eq!(Which::Newest.choose(&[]), Chosen::Nothing);
+        assert_eq!(Which::All.choose(&entries, None), Chosen::All);
+        assert_eq!(Which::Newest.choose(&entries, None), one(2, 4));
+        assert_eq!(Which::Number(1).choose(&entries, None), one(2, 1), "of the newest run");
+        assert_eq!(Which::Number(7).choose(&entries, None), one(1, 7));
+        assert_eq!(Which::Number(3).choose(&entries, None), Chosen::Nothing);
+        assert_eq!(Which::Previous.choose(&entries, None), one(2, 1));
+        assert_eq!(Which::Previous.choose(&entries, Some((2, 9))), one(2, 4), "the present one has said nothing yet");
+        assert_eq!(Which::Previous.choose(&entries, Some((2, 1))), one(1, 7), "of the run before");
+        assert_eq!(Which::Newest.choose(&[], None), Chosen::Nothing);
     }
 
     proptest! {

@@ -138,7 +138,7 @@ impl Reader {
             let Some(service) = self.services.get_mut(&*name) else { continue };
             let entries = service.dir.entries()?;
             if first {
-                service.chosen = self.query.generation.choose(&entries);
+                service.chosen = self.query.generation.choose(&entries, self.query.present.get(&name).copied());
             }
             self.look_at(&name, &entries);
         }

@@ -260,6 +260,11 @@ impl TrackReader {
         Ok(())
     }
 
+    /// Where in the track it is.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Bytes between here and the end of the newest segment.
     pub fn behind(&self) -> u64 {
         let end = match (self.coming.back(), &self.segment) {

@@ -144,7 +144,7 @@ fn streams_and_generations_are_merged_by_time() {
     assert_eq!(text(&bench.lines(Query { last: Some(3), ..Query::default() })), ["e", "f", "without end"]);
     let of = |generation| text(&bench.lines(Query { generation, ..Query::default() }));
     assert_eq!(of(Which::Newest), ["c", "f", "without end"]);
-    assert_eq!(of(Which::Before(None)), ["a", "b", "d", "e"]);
+    assert_eq!(of(Which::Previous), ["a", "b", "d", "e"]);
     assert_eq!(of(Which::Number(9)), [""; 0]);
     assert_eq!(text(&bench.lines(Query { stream: Some(Stream::Stderr), ..Query::default() })), ["b", "e"]);
     let between = Query { since: Some(20 * MS), until: Some(40 * MS), ..Query::default() };
