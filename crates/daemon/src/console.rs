@@ -78,6 +78,11 @@ impl Console {
         self.shared.changed.notify_all();
     }
 
+    /// Whether it takes lines now without dropping any soon.
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared.lock().bytes < BUFFER / 2
+    }
+
     /// Waits until all is written, at most so long.
     pub(crate) fn flush(&self, within: Duration) {
         let until = Instant::now() + within;

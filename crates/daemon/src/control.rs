@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -32,6 +32,8 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a status waits for the keeper's facts.
 const KEEPER_TIME: Duration = Duration::from_millis(250);
+/// Log lines that are not written yet at most.
+const LINES_WAITING: usize = 256;
 /// Output lines in a failure report.
 const LAST_OUTPUT: usize = 20;
 
@@ -47,6 +49,21 @@ impl Answers {
         if self.to.send(answer).is_ok() {
             self.unwritten.set(self.unwritten.get() + 1);
         }
+    }
+
+    /// Passes lines on, no faster than they are written.
+    fn lines(self, mut lines: Receiver<Answer>) {
+        tokio::task::spawn_local(async move {
+            while let Some(line) = lines.recv().await {
+                while self.unwritten.get() > LINES_WAITING && !self.to.is_closed() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                if self.to.is_closed() {
+                    return;
+                }
+                self.send(line);
+            }
+        });
     }
 
     fn reply(&self, reply: Reply) {
@@ -206,6 +223,10 @@ impl Reactor {
                 Err(failure) => answers.reply(Reply::Failed(failure)),
             },
             Request::Down { wait } => self.asked_down(wait, answers),
+            Request::Logs(query) => match self.logs(query) {
+                Ok(lines) => answers.lines(lines),
+                Err(failure) => answers.reply(Reply::Failed(failure)),
+            },
             Request::Start { .. }
             | Request::Signal { .. }
             | Request::Rollback { .. }
@@ -214,7 +235,6 @@ impl Reactor {
             | Request::Hold { .. }
             | Request::Release { .. }
             | Request::Events { .. }
-            | Request::Logs(_)
             | Request::Metrics {}
             | Request::History { .. }
             | Request::Config { .. } => answers.failed(FailureKind::Failed, "not in this version"),

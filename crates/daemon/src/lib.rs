@@ -10,6 +10,9 @@ mod control;
 mod drain;
 mod link;
 mod logs;
+mod logs_answer;
+mod logs_disk;
+mod logs_show;
 mod notify;
 mod perform;
 mod reactor;
@@ -23,7 +26,8 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 /// SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTSTP: they reach a whole terminal at once, and the keeper tells us of those that are meant for us.
-const IGNORED: [i32; 5] = [1, 2, 3, 13, 20];
+/// SIGXFSZ: a limit on the size of files is an error of the write, and no reason to die.
+const IGNORED: [i32; 6] = [1, 2, 3, 13, 20, 25];
 
 /// Runs until the keeper hangs up or the instance ends. `channel` is our end of the keeper's socket, `control` the listening
 /// control socket.

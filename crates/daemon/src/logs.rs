@@ -3,6 +3,7 @@
 //! A service never waits for us: what arrives is read at once, whatever becomes of it.
 
 use crate::console::Console;
+use crate::logs_disk::OnDisk;
 use crate::reactor::Message;
 use crate::watch::watch;
 use regex_lite::Regex;
@@ -36,6 +37,8 @@ thread_local! {
 pub(crate) struct Recent {
     lines: VecDeque<String>,
     bytes: usize,
+    /// They are on disk.
+    on_disk: Option<OnDisk>,
 }
 
 impl Recent {
@@ -48,8 +51,16 @@ impl Recent {
         }
     }
 
+    /// Those of a generation whose output goes to disk.
+    pub(crate) fn on_disk(place: OnDisk) -> Self {
+        Self { on_disk: Some(place), ..Self::default() }
+    }
+
     /// The last `count` lines, oldest first.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
+        if let Some(place) = &self.on_disk {
+            return place.last(count);
+        }
         self.lines.iter().skip(self.lines.len().saturating_sub(count)).cloned().collect()
     }
 }
@@ -117,23 +128,26 @@ impl Sink {
             let _ = self.to.send(Message::World(Event::Ready { generation: self.generation, evidence }));
             self.ready = None;
         }
-        match self.style {
-            ReportStyle::Plain => self.console.line(&format!("[{time}] [{}] {plain}", self.service)),
-            ReportStyle::Colour => self.console.line(&format!("[{time}] [{}] {}", self.service, show(&text, true))),
-            ReportStyle::Json => {
-                let line = serde_json::json!({
-                    "time": time, "service": self.service, "event": "output", "generation": self.generation.0, "line": text,
-                });
-                self.console.line(&line.to_string());
-            }
-        }
+        self.console.line(&console_line(self.style, &self.service, self.generation, &text, time));
         self.recent.borrow_mut().push(plain);
+    }
+}
+
+/// A line of output as it stands on the console.
+pub(crate) fn console_line(style: ReportStyle, service: &str, generation: GenerationId, text: &str, time: &str) -> String {
+    match style {
+        ReportStyle::Plain => format!("[{time}] [{service}] {}", show(text, false)),
+        ReportStyle::Colour => format!("[{time}] [{service}] {}", show(text, true)),
+        ReportStyle::Json => {
+            let generation = generation.0;
+            serde_json::json!({ "time": time, "service": service, "event": "output", "generation": generation, "line": text }).to_string()
+        }
     }
 }
 
 /// A line fit for a terminal: tabs stay, colours stay if wanted and end with the line, everything else that a terminal would act upon is
 /// written as an escape.
-fn show(text: &str, colours: bool) -> String {
+pub(crate) fn show(text: &str, colours: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut coloured = false;
     let mut rest = text;

@@ -199,11 +199,16 @@ impl Reactor {
     fn exit(&mut self, status: u8) {
         let readers: Vec<_> = std::mem::take(&mut self.outputs).into_values().flat_map(|output| output.readers).collect();
         let (link, console, unwritten) = (Rc::clone(&self.link), self.console.clone(), Rc::clone(&self.unwritten));
+        let shown = self.disk.as_ref().map(|disk| disk.show.finish());
         tokio::task::spawn_local(async move {
             let last_words = async {
                 for reader in readers {
                     // One that panicked has nothing left to say.
                     let _ = reader.await;
+                }
+                if let Some(shown) = shown {
+                    // The thread is gone only when the process ends.
+                    let _ = shown.await;
                 }
                 control::written(&unwritten).await;
             };

@@ -56,6 +56,8 @@ pub(crate) enum Message {
     Status(control::Answers, Option<Box<Dump>>),
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
+    /// Something happened to the logs on disk.
+    Logs(stayput_logs::PumpEvent),
 }
 
 /// `SIGABRT` (asm-generic/signal.h): a wedged process may leave a core.
@@ -103,6 +105,8 @@ pub(crate) struct Reactor {
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) watches: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) outputs: BTreeMap<GenerationId, Output>,
+    /// Where output is kept, if it is.
+    pub(crate) disk: Option<crate::logs_disk::Disk>,
     pub(crate) waiters: Vec<control::Waiter>,
     /// Answers that are not written to their sockets yet.
     pub(crate) unwritten: Rc<Cell<usize>>,
@@ -164,11 +168,13 @@ impl Reactor {
             probes: BTreeMap::new(),
             watches: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            disk: None,
             waiters: Vec::new(),
             unwritten: Rc::default(),
             kept: blobs.into_iter().collect(),
             pending: VecDeque::new(),
         };
+        reactor.open_logs(fresh);
         if fresh {
             let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
             let names: Vec<String> = enabled.map(|service| service.config.name.clone()).collect();
@@ -233,6 +239,7 @@ impl Reactor {
                 self.answer_status(&answers);
             }
             Message::Said(generation, said) => self.said(generation, said),
+            Message::Logs(event) => self.logs_told(event),
         }
     }
 
@@ -375,6 +382,13 @@ impl Reactor {
         for (kind, descriptor) in kinds.into_iter().zip(descriptors) {
             match kind {
                 DescriptorKind::Output | DescriptorKind::Error => {
+                    let descriptor = match self.keep(generation, kind, descriptor) {
+                        Ok(place) => {
+                            output.recent.replace(crate::logs::Recent::on_disk(place));
+                            continue;
+                        }
+                        Err(descriptor) => descriptor,
+                    };
                     output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
                 }
                 DescriptorKind::Notify => {

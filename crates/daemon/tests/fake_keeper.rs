@@ -362,3 +362,52 @@ fn a_service_that_reports_by_log_or_waits_for_its_port() {
     }
     keeper.hang_up();
 }
+
+/// The next line of a stream, within the deadline.
+#[track_caller]
+fn next_line(client: &mut Client) -> stayput_wire::LogLine {
+    match client.next(Some(DEADLINE)).unwrap() {
+        stayput_wire::Answer::Log(line) => line,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn output_is_kept_on_disk_and_a_follower_reads_it_there() {
+    let logs = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700)).tempdir().unwrap();
+    let mut service = ServiceConfig::new("web", vec![b"server".to_vec()]);
+    service.readiness = config::Readiness::Log { pattern: "^listening on \\d+$".to_owned() };
+    let kept = config::LogsConfig {
+        directory: logs.path().join("logs").into_os_string().into_encoded_bytes(),
+        max_size: 1 << 20,
+        max_age: None,
+        segment: 1 << 18,
+        compress: true,
+    };
+    let config = InstanceConfig { services: vec![service], logs: Some(kept), ..InstanceConfig::new("test", Mode::Up, ReportStyle::Plain) };
+    let mut keeper = FakeKeeper::start(dump(Blob::Start(Box::new(config)).parts(), Vec::new(), Vec::new()));
+    let mut output = keeper.spawn(1);
+    output.write_all(b"listening on x\nlistening on 9\n").unwrap();
+    let until = Instant::now() + DEADLINE;
+    while status(&keeper.socket()).phase != ServicePhase::Ready {
+        assert!(Instant::now() < until, "the line on disk did not make it ready");
+    }
+    let mut follower = Client::connect(&keeper.socket(), DEADLINE).unwrap();
+    let query = stayput_wire::LogsQuery { follow: true, lines: Some(1), ..Default::default() };
+    follower.stream(&Question::Logs(query)).unwrap();
+    let line = next_line(&mut follower);
+    assert_eq!((line.text.as_str(), line.generation, line.service.as_str()), ("listening on 9", 1, "web"));
+    output.write_all(b"\xff\xfe no text\n").unwrap();
+    let line = next_line(&mut follower);
+    assert_eq!((line.text.as_str(), line.bytes.as_deref()), ("\u{fffd}\u{fffd} no text", Some("//4gbm8gdGV4dA==")));
+
+    let mut asking = Client::connect(&keeper.socket(), DEADLINE).unwrap();
+    let query = stayput_wire::LogsQuery { grep: Some("on x".to_owned()), ..Default::default() };
+    asking.stream(&Question::Logs(query)).unwrap();
+    assert_eq!(next_line(&mut asking).text, "listening on x");
+    assert!(matches!(asking.next(Some(DEADLINE)).unwrap(), stayput_wire::Answer::Reply(Answer::End {})));
+    let query = stayput_wire::LogsQuery { grep: Some("(".to_owned()), ..Default::default() };
+    asking.stream(&Question::Logs(query)).unwrap();
+    assert!(matches!(asking.next(Some(DEADLINE)).unwrap(), stayput_wire::Answer::Reply(Answer::Failed(_))));
+    keeper.hang_up();
+}

@@ -2,6 +2,7 @@
 //!
 //! It carries no data and no promise: whoever is woken looks at the files. While nobody follows, ringing costs one load.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -19,10 +20,10 @@ struct Shared {
 }
 
 /// What has happened since the last look.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct News {
-    /// Bytes were written.
-    pub data: bool,
+    /// Of these services something was written, or dropped.
+    pub services: BTreeSet<Arc<str>>,
     /// Segments came, went or ended.
     pub files: bool,
     /// [`Waker::close`] was called.
@@ -30,8 +31,9 @@ pub struct News {
 }
 
 impl News {
-    fn any(self) -> bool {
-        self.data || self.files || self.closed
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        !self.services.is_empty() || self.files || self.closed
     }
 }
 
@@ -81,14 +83,16 @@ impl Bell {
     }
 
     /// Bytes of this service were written; with `files`, a segment came, went or ended.
-    pub fn ring(&self, service: &str, files: bool) {
+    pub fn ring(&self, service: &Arc<str>, files: bool) {
         if self.shared.listeners.load(Ordering::Acquire) == 0 {
             return;
         }
         let wakers = lock(&self.shared.wakers);
         for waker in wakers.iter().filter_map(Weak::upgrade).filter(|waker| (waker.wants)(service)) {
             waker.tell(|news| {
-                news.data = true;
+                if !news.services.contains(service) {
+                    news.services.insert(Arc::clone(service));
+                }
                 news.files |= files;
             });
         }
@@ -127,6 +131,11 @@ impl Waker {
         std::mem::take(&mut news)
     }
 
+    /// Wakes whoever waits with it, as if files had come.
+    pub fn poke(&self) {
+        self.inner.tell(|news| news.files = true);
+    }
+
     /// Wakes whoever waits with it, to end: whoever was to get the lines is gone.
     pub fn close(&self) {
         self.inner.tell(|news| news.closed = true);
@@ -140,15 +149,16 @@ mod tests {
     #[test]
     fn only_those_who_want_are_woken() {
         let bell = Bell::default();
-        bell.ring("web", true);
+        let (web_name, api_name): (Arc<str>, Arc<str>) = ("web".into(), "api".into());
+        bell.ring(&web_name, true);
         let web = bell.listen(|service| service == "web");
         let all = bell.listen(|_| true);
         assert_eq!(web.look(), News::default(), "what was before is in the files");
-        bell.ring("api", false);
+        bell.ring(&api_name, false);
         assert_eq!(web.wait(Some(Duration::ZERO)), News::default());
-        assert_eq!(all.wait(None), News { data: true, ..News::default() });
-        bell.ring("web", true);
-        assert_eq!(web.wait(None), News { data: true, files: true, closed: false });
+        assert_eq!(all.wait(None), News { services: [api_name].into(), ..News::default() });
+        bell.ring(&web_name, true);
+        assert_eq!(web.wait(None), News { services: [web_name].into(), files: true, closed: false });
         drop((web, all));
         assert_eq!(bell.shared.listeners.load(Ordering::Acquire), 0);
     }

@@ -22,16 +22,26 @@
 //! **A full disk stops no service**, unless it is wanted: what cannot be written is taken from the pipe and counted, the count stands
 //! in the index, and readers are told.
 
+pub mod base64;
 pub mod bell;
 pub mod directory;
 pub mod index;
 pub mod line;
 pub mod name;
+pub mod pump;
+pub mod query;
+pub mod reader;
+pub mod retain;
 pub mod segment;
+pub mod track;
 pub mod writer;
 
-pub use bell::{Bell, Waker};
+pub use bell::{Bell, News, Waker};
 pub use directory::{DirectoryError, ServiceDir, Store};
-pub use line::{Gap, GapCause, Item, Line};
+pub use line::{Gap, GapCause, Item, LINE_MAX, Line};
 pub use name::{SegmentName, Stream, Track};
+pub use pump::{Counters, Policy, Pump, PumpEvent};
+pub use query::{Chosen, Grep, Query, Which};
+pub use reader::Reader;
+pub use retain::Limits;
 pub use writer::{Moved, Turn, Writer, WriterOptions};
