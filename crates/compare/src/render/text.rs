@@ -1,0 +1,147 @@
+//! For a terminal: 80 columns, one screen.
+
+use std::fmt::Write as _;
+
+use super::strip;
+use crate::judge::outcome;
+use crate::result::{Comparison, Scenario};
+use crate::scenario::causes::Cause;
+
+const WIDTH: usize = 80;
+/// The strip begins so long before the order.
+const LEAD_MS: f64 = 300.0;
+
+/// The whole result.
+pub fn text(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    let _ = write_all(&mut out, comparison);
+    out
+}
+
+fn write_all(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
+    let environment = &comparison.environment;
+    let cut = comparison.scenario("before").and_then(|before| before.cut.as_ref());
+    writeln!(out, "{:<27}{:>13}{:>13}{:>14}  better by", "One server, one restart", "before", "after", "stayput")?;
+    for metric in &comparison.metrics {
+        let star = if cut.is_some() && metric.name == "nobody was served for" { " *" } else { "" };
+        let ratio = if metric.ratio == "–" { String::new() } else { shorter(&metric.ratio) };
+        let line = format!("{:<27}{:>13}{:>13}{:>14}  {ratio}", metric.name.to_owned() + star, metric.before, metric.after, metric.stayput);
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    writeln!(out)?;
+    strips(out, comparison)?;
+    writeln!(out, "\nWhat really takes a port on a restart, and what became of it:")?;
+    for cause in Cause::ALL {
+        writeln!(out, " {}", cause.title())?;
+        for way in ["before", "after", "stayput"] {
+            if let Some(scenario) = comparison.scenario(&format!("{}-{way}", cause.id())) {
+                writeln!(out, "{}", fitted(&format!("   {way:<8} {}", outcome(scenario))))?;
+            }
+        }
+    }
+    if let Some(share) = comparison.scenario("stale-copy").and_then(|stale| stale.share) {
+        let line = format!(
+            " a stale copy (SO_REUSEPORT): answers {} of {}; hung, it lost {} of {}",
+            share.by_old, share.sent, share.by_nobody_stopped, share.sent_stopped
+        );
+        writeln!(out, "{}", fitted(&line))?;
+    }
+    command(out, comparison)?;
+    if let Some(why) = comparison.scenario("stray-before").and_then(|stray| stray.why.as_ref()) {
+        writeln!(out, "{}", fitted(&format!(" stayput why: {why}")))?;
+    }
+    writeln!(out)?;
+    for line in wrapped(&comparison.verdict) {
+        writeln!(out, "{line}")?;
+    }
+    if let Some(cut) = cut {
+        let left = cut.left_ms.map_or("nothing".to_owned(), crate::judge::time);
+        let seen = crate::judge::time(cut.after_ms);
+        let note = format!("* --quick: watched for {seen}; the kernel's own timers had {left} to go. --full waits.");
+        writeln!(out, "{}", fitted(&note))?;
+    }
+    let line = format!(
+        "Linux {}, {} CPUs, {} build, boot {} ms, {} requests/s, took {:.1} s",
+        environment.kernel.split('-').next().unwrap_or_default(),
+        environment.cpus,
+        environment.build,
+        environment.boot_ms,
+        environment.rate,
+        std::time::Duration::from_millis(environment.took_ms).as_secs_f64(),
+    );
+    writeln!(out, "{}", fitted(&line))
+}
+
+fn shorter(ratio: &str) -> String {
+    ratio.replace(", ", " / ").replace("to none / to none", "to none").replace("> ", ">")
+}
+
+/// The three restarts on one time scale.
+fn strips(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
+    const COLUMNS: usize = WIDTH - 9;
+    let three: Vec<&Scenario> = ["before", "after", "stayput"].iter().filter_map(|id| comparison.scenario(id)).collect();
+    let window = 71.0 * 40.0;
+    for scenario in &three {
+        let from = scenario.ordered_ms as f64 - LEAD_MS;
+        let columns = strip::columns(scenario, from, window, COLUMNS);
+        writeln!(out, "{:<8} {}", scenario.id, strip::line(&columns).trim_end())?;
+    }
+    let order = (LEAD_MS / window * COLUMNS as f64) as usize;
+    writeln!(out, "{:>width$} ordered · served o waited × refused ! reset ? hung; a column: 40 ms", "^", width = 9 + order + 1)
+}
+
+fn command(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
+    let (Some(before), with) = (comparison.scenario("command-before"), comparison.scenario("command-stayput")) else { return Ok(()) };
+    writeln!(out, "\nYour command: {}", fitted(&comparison.environment.command.clone().unwrap_or_default().join(" ")))?;
+    for (name, scenario) in [("stop, start", Some(before)), ("stayput", with)] {
+        if let Some(scenario) = scenario {
+            let gap = crate::judge::time(scenario.outage_ms);
+            let text = if scenario.trouble.is_some() {
+                outcome(scenario)
+            } else {
+                format!("nobody served for {gap}; {} of {} requests lost", scenario.requests.lost(), scenario.requests.total)
+            };
+            writeln!(out, "{}", fitted(&format!(" {name:<12} {text}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// At most a line.
+fn fitted(line: &str) -> String {
+    if line.chars().count() <= WIDTH {
+        return line.to_owned();
+    }
+    line.chars().take(WIDTH - 1).chain(['…']).collect()
+}
+
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last > 0 && last + 1 + word.chars().count() > WIDTH {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped_at_words() {
+        let text = "word ".repeat(40);
+        let lines = wrapped(text.trim());
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:?}");
+        assert_eq!(lines.join(" "), text.trim());
+    }
+}
