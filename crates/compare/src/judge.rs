@@ -1,5 +1,7 @@
 //! From measurements to the table, the corrections and the verdict. Pure: it reads what was measured, and says nothing that does not stand there.
 
+use std::fmt::Write as _;
+
 use crate::result::{Comparison, Correction, Metric, Scenario};
 use crate::scenario::causes::Cause;
 
@@ -45,7 +47,7 @@ impl Gap {
 fn ratio(before: Gap, other: u64) -> String {
     let more = if before.at_least { "> " } else { "" };
     match (before.ms, other) {
-        (0, 0) => "–".to_owned(),
+        (0, _) => "–".to_owned(),
         (_, 0) => "to none".to_owned(),
         (before, other) if before >= 10 * other => format!("{more}{}×", before / other),
         (before, other) => {
@@ -100,7 +102,7 @@ fn metrics(comparison: &Comparison) -> Vec<Metric> {
         let counted = |scenario: &Scenario| cell(scenario, of(scenario).to_string());
         Metric {
             name,
-            before: cell(before, format!("{}{}", if at_least { "> " } else { "" }, of(before))),
+            before: cell(before, format!("{}{}", if at_least { "≥ " } else { "" }, of(before))),
             after: counted(after),
             stayput: counted(stayput),
             ratio: both(Gap { ms: of(before), at_least }, of(after), of(stayput)),
@@ -108,7 +110,7 @@ fn metrics(comparison: &Comparison) -> Vec<Metric> {
     };
     rows.push(count("failed starts", &failed));
     rows.push(count("requests refused", &|scenario| scenario.requests.refused));
-    rows.push(count("requests reset or hung", &|scenario| scenario.requests.lost() - scenario.requests.refused));
+    rows.push(count("requests lost otherwise", &|scenario| scenario.requests.lost() - scenario.requests.refused));
     let check = |scenario: &Scenario| match wrong_checks(scenario) {
         (0, _) => "no check".to_owned(),
         (all, wrong) => format!("{wrong} of {all}"),
@@ -159,9 +161,11 @@ fn metrics(comparison: &Comparison) -> Vec<Metric> {
     });
     rows.push(Metric {
         name: "memory of the supervisor",
-        before: "not measured".to_owned(),
-        after: "not measured".to_owned(),
-        stayput: stayput.memory_kib.map_or_else(|| "not measured".to_owned(), |kib| format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)),
+        before: "–".to_owned(),
+        after: "–".to_owned(),
+        stayput: stayput
+            .memory_kib
+            .map_or_else(|| "not measured".to_owned(), |kib| format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)),
         ratio: "–".to_owned(),
     });
     rows
@@ -208,7 +212,11 @@ fn corrections(comparison: &Comparison) -> Vec<Correction> {
         let (all_checks, wrong) = wrong_checks(before);
         all.push(Correction {
             told: "make_server_with_reuse: the options are set on a socket that is bound already",
-            measured: format!("they come too late for that bind: {} of {} starts failed with exactly this", failed(before), before.attempts.len()),
+            measured: format!(
+                "they come too late for that bind: {} of {} starts failed with exactly this",
+                failed(before),
+                before.attempts.len()
+            ),
             shown_here: true,
         });
         if let Some(never) = comparison.scenario("before-never").filter(|never| !never.checks.is_empty()) {
@@ -289,39 +297,63 @@ fn verdict(comparison: &Comparison) -> String {
     if let Some(trouble) = [before, after, stayput].into_iter().find_map(|scenario| scenario.trouble.as_ref()) {
         return format!("No verdict: {trouble}.");
     }
+    let gap = Gap::of(before);
     let (_, wrong) = wrong_checks(before);
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let bad = failed(before);
     let mut text = format!(
-        "Before, the port served nobody for {}{}: {} starts failed, {wrong} times right after the check had called the port available. After, \
-         the gap is {}, in which {} requests were refused.",
-        if Gap::of(before).at_least { "more than " } else { "" },
-        time(Gap::of(before).ms),
-        failed(before),
+        "Before, nobody was served for {}{} and {bad} start{} failed; {wrong} time{} the check had just said \"available\". After, the gap is {}, with \
+         {} request{} refused.",
+        if gap.at_least { "more than " } else { "" },
+        time(gap.ms),
+        plural(bad),
+        plural(wrong as u64),
         time(after.outage_ms),
         after.requests.refused,
+        plural(after.requests.refused),
     );
-    let lost = stayput.requests.lost();
-    let nothing = if lost == 0 {
-        format!("none of {} requests was refused, reset or hung", stayput.requests.total)
-    } else {
-        format!("{lost} of {} requests were lost", stayput.requests.total)
-    };
-    text += &format!(" With stayput, the server unmodified, {nothing}; the new code served {} after the order", 
-        stayput.turnover_ms.map_or("at a time not seen".to_owned(), time));
+    let (lost, total) = (stayput.requests.lost(), stayput.requests.total);
+    let lost = if lost == 0 { "none".to_owned() } else { lost.to_string() };
+    let _ = write!(text, " With stayput, the same server unmodified, {lost} of {total} requests came to nothing");
     if let Some(cut) = stayput.live.first_cut_ms {
-        text += &format!(", and connections that last were cut after {}, when their time to drain was over", time(cut));
-    } else if stayput.live.clients > 0 {
-        text += ", and no lasting connection was cut";
+        let _ = write!(text, "; connections that last were cut after {}, when their time to drain was over", time(cut));
     }
     text += ".";
-    let hidden: Vec<&str> = Cause::ALL
-        .iter()
-        .filter(|cause| comparison.scenario(&format!("{}-after", cause.id())).and_then(|after| after.share).is_some_and(|share| share.by_nobody + share.by_old > 0))
-        .map(|cause| cause.title())
-        .collect();
-    if !hidden.is_empty() {
-        text += &format!(" What really takes a port on a restart ({}) the cure of after does not end but hides.", hidden.join("; "));
+    let hides = |cause: &Cause| {
+        let share = comparison.scenario(&format!("{}-after", cause.id())).and_then(|after| after.share);
+        share.is_some_and(|share| share.by_nobody + share.by_old > 0)
+    };
+    let hidden = Cause::ALL.iter().filter(|cause| hides(cause)).count();
+    let all = Cause::ALL.len();
+    if hidden > 0 {
+        let which = if hidden == all { format!("None of the {all} things") } else { format!("{hidden} of the {all} things") };
+        let verb = if hidden == all { "is cured by SO_REUSEPORT: it hides them" } else { "SO_REUSEPORT does not cure but hide" };
+        let _ = write!(text, " {which} that really take a port on a restart {verb}.");
     }
     text
+}
+
+/// The same as [`outcome`] for a narrow column.
+pub(crate) fn short_outcome(scenario: &Scenario) -> String {
+    if scenario.trouble.is_some() {
+        return "not measured".to_owned();
+    }
+    let bad = failed(scenario);
+    if let (true, Some(cut)) = (bad > 0, &scenario.cut) {
+        return format!("no start in {}", time(cut.after_ms));
+    }
+    if let Some(share) = scenario.share.filter(|share| share.by_old + share.by_nobody > 0) {
+        return match (share.by_old, share.by_nobody) {
+            (0, nobody) => format!("{nobody} of {} unanswered", share.sent),
+            (old, 0) => format!("{old} of {} by old code", share.sent),
+            (old, nobody) => format!("{old} old, {nobody} lost of {}", share.sent),
+        };
+    }
+    match (bad, scenario.requests.lost()) {
+        (0, 0) => "none lost".to_owned(),
+        (0, lost) => format!("{lost} lost"),
+        (bad, lost) => format!("{bad} failed, {lost} lost"),
+    }
 }
 
 #[cfg(test)]
@@ -343,5 +375,6 @@ mod tests {
         assert_eq!(ratio(exact(600), 900), "0.6×");
         assert_eq!(ratio(exact(5), 0), "to none");
         assert_eq!(ratio(exact(0), 0), "–");
+        assert_eq!(ratio(exact(0), 3), "–");
     }
 }

@@ -77,3 +77,24 @@ fn set(socket: &OwnedFd, (address, port): (bool, bool)) -> Result<(), Errno> {
     sockopt::set_socket_reuseaddr(socket, address)?;
     sockopt::set_socket_reuseport(socket, port)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_servers_options_decide() {
+        let ports: Vec<u16> = (0..4).map(|_| free()).collect();
+        let lab = lab(&ports);
+        assert_eq!(lab.trouble, None);
+        let works: Vec<[bool; 4]> = lab.rows.iter().map(|row| row.works).collect();
+        // TIME_WAIT against none, SO_REUSEADDR, SO_REUSEPORT, both.
+        let rule = [[false, false, false, false], [false, true, false, true], [false, true, true, true], [false, true, false, true]];
+        assert_eq!(works, rule);
+    }
+
+    fn free() -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("its address").port()
+    }
+}

@@ -38,7 +38,12 @@ impl Running {
     }
 
     /// A program that knows nothing of us, in its own words, with its errors in the file `log`; it gets SIGTERM when we die.
-    pub(crate) fn foreign<W: AsRef<OsStr>>(place: &Place, words: &[W], environment: &[(&str, OsString)], log: &Path) -> Result<Self, Error> {
+    pub(crate) fn foreign<W: AsRef<OsStr>>(
+        place: &Place,
+        words: &[W],
+        environment: &[(&str, OsString)],
+        log: &Path,
+    ) -> Result<Self, Error> {
         let failed = |error| Error::Start(log.display().to_string(), error);
         let file = File::options().create(true).append(true).open(log).map_err(failed)?;
         let mut command = Command::new(place.server());

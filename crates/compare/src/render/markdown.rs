@@ -27,13 +27,20 @@ fn write_all(out: &mut String, comparison: &Comparison, picture: Option<&str>) -
     }
     if let Some(cut) = comparison.scenario("before").and_then(|before| before.cut.as_ref()) {
         let left = cut.left_ms.map_or("nothing".to_owned(), crate::judge::time);
-        writeln!(out, "\n*Before* was watched for {} only; the kernel's own TIME_WAIT timers had {left} to go.", crate::judge::time(cut.after_ms))?;
+        writeln!(
+            out,
+            "\n*Before* was watched for {} only; the kernel's own TIME_WAIT timers had {left} to go.",
+            crate::judge::time(cut.after_ms)
+        )?;
     }
     if let Some(released) = comparison.scenario("before").and_then(|before| before.released_ms) {
         let text = crate::judge::time(released);
         writeln!(out, "\nThe kernel let go of the port {text} after the order (*before*); the rest is the loop's pause of 15 s.")?;
     }
-    writeln!(out, "\n## The true causes\n\n| What takes the port | Before: SO_REUSEADDR, test bind | After: SO_REUSEPORT, live-process check | stayput |\n|---|---|---|---|")?;
+    writeln!(
+        out,
+        "\n## The true causes\n\n| What takes the port | Before: SO_REUSEADDR, test bind | After: SO_REUSEPORT, live-process check | stayput |\n|---|---|---|---|"
+    )?;
     for cause in Cause::ALL {
         let of = |way: &str| comparison.scenario(&format!("{}-{way}", cause.id())).map_or_else(|| "not measured".to_owned(), outcome);
         writeln!(out, "| {} | {} | {} | {} |", cause.title(), of("before"), of("after"), of("stayput"))?;

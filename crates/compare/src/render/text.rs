@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::strip;
-use crate::judge::outcome;
+use crate::judge::{outcome, short_outcome};
 use crate::result::{Comparison, Scenario};
 use crate::scenario::causes::Cause;
 
@@ -20,37 +20,19 @@ pub fn text(comparison: &Comparison) -> String {
 }
 
 fn write_all(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
-    let environment = &comparison.environment;
     let cut = comparison.scenario("before").and_then(|before| before.cut.as_ref());
-    writeln!(out, "{:<27}{:>13}{:>13}{:>14}  better by", "One server, one restart", "before", "after", "stayput")?;
+    writeln!(out, "{:<26}{:>11}{:>12}{:>14}  better by", "One server, one restart", "before", "after", "stayput")?;
     for metric in &comparison.metrics {
         let star = if cut.is_some() && metric.name == "nobody was served for" { " *" } else { "" };
         let ratio = if metric.ratio == "–" { String::new() } else { shorter(&metric.ratio) };
-        let line = format!("{:<27}{:>13}{:>13}{:>14}  {ratio}", metric.name.to_owned() + star, metric.before, metric.after, metric.stayput);
-        writeln!(out, "{}", line.trim_end())?;
+        let name = metric.name.to_owned() + star;
+        let line = format!("{name:<26}{:>11}{:>12}{:>14}  {ratio}", metric.before, metric.after, metric.stayput);
+        writeln!(out, "{}", fitted(line.trim_end()))?;
     }
     writeln!(out)?;
     strips(out, comparison)?;
-    writeln!(out, "\nWhat really takes a port on a restart, and what became of it:")?;
-    for cause in Cause::ALL {
-        writeln!(out, " {}", cause.title())?;
-        for way in ["before", "after", "stayput"] {
-            if let Some(scenario) = comparison.scenario(&format!("{}-{way}", cause.id())) {
-                writeln!(out, "{}", fitted(&format!("   {way:<8} {}", outcome(scenario))))?;
-            }
-        }
-    }
-    if let Some(share) = comparison.scenario("stale-copy").and_then(|stale| stale.share) {
-        let line = format!(
-            " a stale copy (SO_REUSEPORT): answers {} of {}; hung, it lost {} of {}",
-            share.by_old, share.sent, share.by_nobody_stopped, share.sent_stopped
-        );
-        writeln!(out, "{}", fitted(&line))?;
-    }
+    causes(out, comparison)?;
     command(out, comparison)?;
-    if let Some(why) = comparison.scenario("stray-before").and_then(|stray| stray.why.as_ref()) {
-        writeln!(out, "{}", fitted(&format!(" stayput why: {why}")))?;
-    }
     writeln!(out)?;
     for line in wrapped(&comparison.verdict) {
         writeln!(out, "{line}")?;
@@ -58,9 +40,9 @@ fn write_all(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
     if let Some(cut) = cut {
         let left = cut.left_ms.map_or("nothing".to_owned(), crate::judge::time);
         let seen = crate::judge::time(cut.after_ms);
-        let note = format!("* --quick: watched for {seen}; the kernel's own timers had {left} to go. --full waits.");
-        writeln!(out, "{}", fitted(&note))?;
+        writeln!(out, "{}", fitted(&format!("* watched for {seen}; the kernel's own timers had {left} to go (--full waits)")))?;
     }
+    let environment = &comparison.environment;
     let line = format!(
         "Linux {}, {} CPUs, {} build, boot {} ms, {} requests/s, took {:.1} s",
         environment.kernel.split('-').next().unwrap_or_default(),
@@ -74,7 +56,39 @@ fn write_all(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
 }
 
 fn shorter(ratio: &str) -> String {
-    ratio.replace(", ", " / ").replace("to none / to none", "to none").replace("> ", ">")
+    let ratio = ratio.replace("> ", ">");
+    match ratio.split_once(", ") {
+        Some((after, stayput)) if after == stayput => after.to_owned(),
+        Some((after, stayput)) => format!("{after}/{}", stayput.trim_start_matches("to ")),
+        None => ratio,
+    }
+}
+
+/// What really takes a port: a line each.
+fn causes(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
+    writeln!(out, "\n{:<30}{:<20}{:<21}stayput", "What really takes a port:", "before", "after")?;
+    for cause in Cause::ALL {
+        let of = |way: &str| comparison.scenario(&format!("{}-{way}", cause.id())).map_or_else(|| "not measured".to_owned(), short_outcome);
+        let name = match cause {
+            Cause::Stray => "child inherited the listener",
+            Cause::Reloader => "reloader's child after KILL",
+            Cause::SlowExit => "slow exit",
+        };
+        writeln!(out, "{}", fitted(&format!("{name:<30}{:<20}{:<21}{}", of("before"), of("after"), of("stayput"))))?;
+    }
+    if let Some(share) = comparison.scenario("stale-copy").and_then(|stale| stale.share) {
+        let text = format!(
+            "{} of {} by old code; once it hung, {} of {} lost",
+            share.by_old, share.sent, share.by_nobody_stopped, share.sent_stopped
+        );
+        writeln!(out, "{}", fitted(&format!("{:<30}{:<18}{text}", "a stale copy (SO_REUSEPORT)", "")))?;
+    }
+    if let Some(why) = comparison.scenario("stray-before").and_then(|stray| stray.why.as_ref()) {
+        for line in wrapped(&format!("stayput why: {}", why.replace(" __story stray", ""))).into_iter().take(2) {
+            writeln!(out, "{}", fitted(&line))?;
+        }
+    }
+    Ok(())
 }
 
 /// The three restarts on one time scale.

@@ -53,7 +53,7 @@ impl Cause {
             Self::Reloader => (Some(Child::Worker), Duration::ZERO),
             Self::SlowExit => (None, slow),
         };
-        Server { child, slow_exit, ..server(port, reuse) }
+        Server { slow_exit, child, ..server(port, reuse) }
     }
 
     /// What ends the old server in this tale.

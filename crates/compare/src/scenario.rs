@@ -16,7 +16,7 @@ use stayput_kernel::sock_diag::{Protocol, Query, SockDiag, State, States};
 use stayput_load::{Exchange, Expect, Load, Outcome, Plan};
 
 use crate::live::LiveClients;
-use crate::process::{LOOK, Running, describe};
+use crate::process::{LOOK, Running};
 use crate::result::{Check, Dot, Fate, Line, Live, Process, Requests, Scenario, WAITED_MS};
 use crate::story::{Reuse, Server};
 use crate::watch::Watch;
@@ -207,7 +207,9 @@ impl<'run> Stage<'run> {
             for stray in strays.take(1) {
                 text = format!("{text}; {stray}");
             }
-            text
+            // The private directory, and that we hold a pipe to it, tell nobody anything.
+            let place = self.shared.place.path("").display().to_string();
+            text.replace(&place, "").replace(" --tied", "")
         });
     }
 
@@ -229,14 +231,6 @@ impl<'run> Stage<'run> {
         }
         Ok(())
     }
-
-    /// Ends a process that the scenario needs no more, so that it does not count as one that lived on.
-    pub(crate) fn end(&mut self, mut running: Running) {
-        let pid = running.pid();
-        running.end();
-        let end = running.ended().map(describe);
-        self.note_end(pid, end);
-    }
 }
 
 fn dot(exchange: &Exchange, offset: Duration) -> Dot {
@@ -250,7 +244,12 @@ fn dot(exchange: &Exchange, offset: Duration) -> Dot {
         Outcome::WrongBody | Outcome::ConnectOther => Fate::Other,
     };
     let round = |ms: f64| (ms * 100.0).round() / 100.0;
-    Dot { due_ms: round(ms(exchange.due_us) + offset.as_secs_f64() * 1000.0), took_ms: round(ms(exchange.took_us)), fate, pid: exchange.pid }
+    Dot {
+        due_ms: round(ms(exchange.due_us) + offset.as_secs_f64() * 1000.0),
+        took_ms: round(ms(exchange.took_us)),
+        fate,
+        pid: exchange.pid,
+    }
 }
 
 /// Counts each request once.

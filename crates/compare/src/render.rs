@@ -1,8 +1,11 @@
 //! The same comparison for a terminal, for a page, as a picture and as JSON.
 
 mod markdown;
+#[expect(clippy::cast_precision_loss, reason = "milliseconds, columns and characters stay far below 2^52")]
 mod strip;
+#[expect(clippy::cast_precision_loss, reason = "milliseconds, columns and characters stay far below 2^52")]
 mod svg;
+#[expect(clippy::cast_precision_loss, reason = "milliseconds, columns and characters stay far below 2^52")]
 mod text;
 
 use crate::result::Comparison;
