@@ -1,9 +1,10 @@
 //! `cargo xtask bench restart`: what a restart costs the clients, with stayput and with what people use today, and what stayput itself costs;
-//! `cargo xtask bench ports`: what port questions cost. Each writes its figures to `docs/bench/` and from all of them `docs/BENCHMARKS.md`. Restarts
+//! `cargo xtask bench peers`: the same trials for everybody else; `cargo xtask bench ports`: what port questions cost. Each writes its figures to `docs/bench/` and from all of them `docs/BENCHMARKS.md`. Restarts
 //! run as an ordinary user, everything on loopback, bounded in time.
 
 mod contestant;
 mod costs;
+mod peers;
 mod ports;
 mod render;
 mod restart;
@@ -29,6 +30,8 @@ pub(crate) struct Arguments {
 enum What {
     /// Restarts under load, beside other supervisors; and what stayput costs
     Restart(Options),
+    /// Four trials for everybody who keeps servers running and can be had, beside stayput
+    Peers(peers::Options),
     /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
     Ports(ports::Options),
     /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
@@ -114,6 +117,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         What::Restart(options) => measure(options)?,
         What::Ports(options) => {
             if ports::run(options)? {
+                render::write(&load_figures())?;
+            }
+        }
+        What::Peers(options) => {
+            if peers::run(options)? {
                 render::write(&load_figures())?;
             }
         }

@@ -2,7 +2,7 @@
 //! second until it has another.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -96,7 +96,8 @@ fn hold(port: u16, stop: &AtomicBool) -> Seen {
 
 /// With the first bytes of an answer: a connection that nobody accepted is none.
 fn connect(port: u16) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    // A full queue drops what comes, and connect() would try for two minutes.
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_millis(500))?;
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut first = [0; 256];

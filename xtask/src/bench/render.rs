@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
-use super::ports;
 use super::restart::{Event, Row, Seen};
+use super::{peers, ports};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
     let path = workspace().join("docs/BENCHMARKS.md");
-    let page = text(figures) + &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
+    let page = text(figures)
+        + &peers::load_figures().map(|figures| peers::text(&figures)).unwrap_or_default()
+        + &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 

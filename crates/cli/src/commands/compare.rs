@@ -74,8 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         prepare(directory)?;
     }
     // Before any thread starts: threads inherit what is blocked.
-    let signals = process::signals(&[Signal::INT, Signal::TERM, Signal::HUP].map(Signal::as_raw))
-        .map_err(|errno| Error::new(Kind::Failed, "signals cannot be watched").because(&errno))?;
+    let signals =
+        process::signals(&ending_signals()).map_err(|errno| Error::new(Kind::Failed, "signals cannot be watched").because(&errno))?;
     let cancel = Arc::new(Cancel::default());
     let doing = Arc::new(Mutex::new(Vec::<Progress>::new()));
     let (of_worker, told, quick) = (Arc::clone(&cancel), Arc::clone(&doing), options.quick);
@@ -91,9 +91,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     while !worker.is_finished() {
         let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         let _ = poll(&mut [PollFd::new(&signals, PollFlags::IN)], Some(&tick));
-        while let Ok(Some(_)) = process::next_signal(&signals) {
+        while let Ok(Some((signal, _))) = process::next_signal(&signals) {
             cancel.cancel();
-            show.interrupted();
+            show.interrupted(signal);
         }
         let news = doing.lock().map(|mut news| std::mem::take(&mut *news)).unwrap_or_default();
         show.tick(news);
@@ -109,6 +109,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         Err(_) => return Err(Error::new(Kind::Failed, "the comparison ended by a panic")),
     };
     conclude(args, &comparison)
+}
+
+/// What ends it; without those that whoever started us has us ignore, as nohup(1) does.
+fn ending_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok()).unwrap_or(0);
+    let all = [Signal::INT, Signal::TERM, Signal::HUP].map(Signal::as_raw);
+    all.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0).collect()
 }
 
 fn options(args: &Args) -> Result<Options, Error> {
@@ -208,9 +216,9 @@ impl Show {
         }
     }
 
-    fn interrupted(&mut self) {
+    fn interrupted(&mut self, signal: i32) {
         self.clear();
-        output::complain("interrupted: ending its processes\n");
+        output::complain(&format!("interrupted by signal {signal}: ending its processes\n"));
     }
 
     fn clear(&mut self) {

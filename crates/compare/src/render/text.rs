@@ -66,7 +66,7 @@ fn shorter(ratio: &str) -> String {
 
 /// What really takes a port: a line each.
 fn causes(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
-    writeln!(out, "\n{:<30}{:<20}{:<21}stayput", "What really takes a port:", "before", "after")?;
+    writeln!(out, "\n{:<29}{:<19}{:<23}stayput", "What really takes a port:", "before", "after")?;
     for cause in Cause::ALL {
         let of = |way: &str| comparison.scenario(&format!("{}-{way}", cause.id())).map_or_else(|| "not measured".to_owned(), short_outcome);
         let name = match cause {
@@ -74,14 +74,13 @@ fn causes(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
             Cause::Reloader => "reloader's child after KILL",
             Cause::SlowExit => "slow exit",
         };
-        writeln!(out, "{}", fitted(&format!("{name:<30}{:<20}{:<21}{}", of("before"), of("after"), of("stayput"))))?;
+        writeln!(out, "{}", fitted(&format!("{name:<29}{:<19}{:<23}{}", of("before"), of("after"), of("stayput"))))?;
     }
     if let Some(share) = comparison.scenario("stale-copy").and_then(|stale| stale.share) {
-        let text = format!(
-            "{} of {} by old code; once it hung, {} of {} lost",
-            share.by_old, share.sent, share.by_nobody_stopped, share.sent_stopped
-        );
-        writeln!(out, "{}", fitted(&format!("{:<30}{:<18}{text}", "a stale copy (SO_REUSEPORT)", "")))?;
+        let text = format!("{} of {} by old code", share.by_old, share.sent);
+        writeln!(out, "{:<48}{text}", "stale copy beside the new one")?;
+        let text = format!("{} of {} unanswered", share.by_nobody_stopped, share.sent_stopped);
+        writeln!(out, "{:<48}{text}", "the same, once it hangs")?;
     }
     if let Some(why) = comparison.scenario("stray-before").and_then(|stray| stray.why.as_ref()) {
         for line in wrapped(&format!("stayput why: {}", why.replace(" __story stray", ""))).into_iter().take(2) {
