@@ -133,7 +133,10 @@ fn metrics(comparison: &Comparison) -> Vec<Metric> {
         stayput: live(stayput),
         ratio: "–".to_owned(),
     });
-    let without = |scenario: &Scenario| cell(scenario, time(scenario.live.longest_without_ms));
+    let without = |scenario: &Scenario| match scenario.live {
+        live if live.cut > 0 && live.longest_without_ms == 0 => cell(scenario, "< 1 ms".to_owned()),
+        live => cell(scenario, time(live.longest_without_ms)),
+    };
     rows.push(Metric {
         name: "  until they had another",
         before: if before.cut.is_some() { format!("> {}", without(before)) } else { without(before) },
@@ -267,7 +270,7 @@ pub(crate) fn outcome(scenario: &Scenario) -> String {
     match (bad, scenario.turnover_ms, &scenario.cut) {
         (0, ..) => {}
         (bad, Some(turnover), _) => parts.push(format!("{}, serves after {}", starts(bad), time(turnover))),
-        (bad, None, Some(cut)) => parts.push(format!("{}, none served in {}", starts(bad), time(cut.after_ms))),
+        (bad, None, Some(cut)) => parts.push(format!("{}, no new code in {}", starts(bad), time(cut.after_ms))),
         (bad, None, None) => parts.push(starts(bad)),
     }
     if let Some(share) = scenario.share {
@@ -278,7 +281,9 @@ pub(crate) fn outcome(scenario: &Scenario) -> String {
             parts.push(format!("{} of {} get no answer", share.by_nobody, share.sent));
         }
     }
-    if requests.lost() == 0 {
+    if requests.lost() == 0 && scenario.cut.is_some() {
+        parts.push("the old code goes on".to_owned());
+    } else if requests.lost() == 0 {
         parts.push("no request lost".to_owned());
     } else if scenario.share.is_none_or(|share| share.by_nobody == 0) {
         let kinds = [(requests.refused, "refused"), (requests.reset, "reset"), (requests.hung, "hung"), (requests.other, "failed")];

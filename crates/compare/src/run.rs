@@ -24,7 +24,7 @@ const RANGE: u16 = 8_000;
 
 /// Runs the comparison.
 ///
-/// It makes this process a subreaper, so that nothing escapes: what the compared programs leave behind is ended with it.
+/// With a command of the user's own it makes this process a subreaper, so that what that leaves behind is ended as well.
 ///
 /// # Errors
 /// Interrupted, the port is taken, no place or no processes to be had. What goes wrong within a scenario stands in its `trouble`.
@@ -34,7 +34,11 @@ pub fn run(options: &Options, cancel: &Cancel, progress: &(dyn Fn(Progress) + Sy
         refuse_if_taken(port)?;
     }
     let place = Place::new()?;
-    let _ = process::become_subreaper();
+    // The story's own processes are tied to us by a pipe, and `stayput why` shall see their orphans as anybody's are; a stranger's command may leave
+    // behind what nothing ties.
+    if !options.command.is_empty() {
+        let _ = process::become_subreaper();
+    }
     let shared = Shared { place: &place, cancel, quick: options.quick };
     let mut ports = Ports::new(if options.command.is_empty() { options.port } else { None });
     let mut comparison = Comparison {

@@ -12,6 +12,7 @@ pub mod guard;
 mod holds;
 mod keeper;
 mod life;
+pub mod measure;
 pub mod protocol;
 mod serve;
 mod spawn;

@@ -83,7 +83,9 @@ fn causes(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
         writeln!(out, "{:<48}{text}", "the same, once it hangs")?;
     }
     if let Some(why) = comparison.scenario("stray-before").and_then(|stray| stray.why.as_ref()) {
-        for line in wrapped(&format!("stayput why: {}", why.replace(" __story stray", ""))).into_iter().take(2) {
+        for line in
+            wrapped(&format!("stayput why: {}", why.split("; ").next().unwrap_or(why).replace(" __story stray", ""))).into_iter().take(2)
+        {
             writeln!(out, "{}", fitted(&line))?;
         }
     }
