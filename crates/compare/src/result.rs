@@ -1,6 +1,8 @@
 //! What was measured. Types only: every number in them comes from a clock, a counter or the kernel, and what was not measured is absent.
 //! `docs/COMPARE.md` describes the JSON that they become.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::Serialize;
 
 /// Version of the JSON; a field that changes its meaning changes this number.
@@ -118,6 +120,38 @@ pub struct Scenario {
     pub timeline: Vec<Dot>,
     /// The log, in the story's shape.
     pub log: Vec<Line>,
+}
+
+impl Scenario {
+    /// One that begins now, and of which nothing was measured yet.
+    pub(crate) fn new(id: &str, title: &str, port: u16) -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            port,
+            started_unix: wall.as_secs_f64(),
+            ordered_ms: 0,
+            turnover_ms: None,
+            done_ms: None,
+            outage_ms: 0,
+            requests: Requests::default(),
+            live: Live::default(),
+            attempts: Vec::new(),
+            checks: Vec::new(),
+            released_ms: None,
+            cut: None,
+            why: None,
+            share: None,
+            memory_kib: None,
+            ledger: None,
+            trouble: None,
+            processes: Vec::new(),
+            listeners: Vec::new(),
+            timeline: Vec::new(),
+            log: Vec::new(),
+        }
+    }
 }
 
 /// Requests by how they ended. `total` is the sum of the others.

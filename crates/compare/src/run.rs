@@ -14,7 +14,7 @@ use crate::lab::lab;
 use crate::place::Place;
 use crate::result::{Comparison, Lab, SCHEMA, Scenario};
 use crate::scenario::causes::{Cause, Way, cause};
-use crate::scenario::{Shared, Stage, can_bind, command, restart, stale, under};
+use crate::scenario::{Shared, can_bind, command, restart, stale, under};
 use crate::story::Reuse;
 use crate::{Cancel, Error, Options, Progress, judge};
 
@@ -80,23 +80,32 @@ fn all(
     // Before any other thread starts a process: what is forked holds every socket of ours for the moment until it executes.
     comparison.lab = lab(&[port(), port(), port(), port()]);
     std::thread::scope(|scope| {
-        told("before: TERM, and a loop that starts the server again until the kernel lets it");
+        if options.quick {
+            told("before, after, and the true causes, all beside each other");
+        } else {
+            told("before: TERM, and a loop that starts the server again until the kernel lets it");
+        }
+        let step = |doing: &str| {
+            if !options.quick {
+                told(doing);
+            }
+        };
         let (plain, flask_port) = (port(), port());
         let before = scope.spawn(move || {
             let title = "before: the check passes, the start fails (options set after bind)";
-            kept(shared, "before", title, story, restart::before(shared, "before", title, story, Reuse::Late))
+            kept("before", title, story, restart::before(shared, "before", title, story, Reuse::Late))
         });
         let never = scope.spawn(move || {
             let title = "before, with a server that never sets SO_REUSEADDR";
-            kept(shared, "before-never", title, plain, restart::before(shared, "before-never", title, plain, Reuse::None))
+            kept("before-never", title, plain, restart::before(shared, "before-never", title, plain, Reuse::None))
         });
         let flask = scope.spawn(move || flask(shared, flask_port));
         let mut middle: Vec<Handle<'_>> = Vec::new();
         let (after, stale) = (port(), port());
-        told("after: SO_REUSEADDR and SO_REUSEPORT before bind; and a stale copy beside the new one");
+        step("after: SO_REUSEADDR and SO_REUSEPORT before bind; and a stale copy beside the new one");
         start(scope, &mut middle, options.quick, shared, "after", after, move || restart::after(shared, after));
         start(scope, &mut middle, options.quick, shared, "stale-copy", stale, move || stale::stale(shared, stale));
-        told("the true causes: an inherited listener, a reloader's child, a slow exit");
+        step("the true causes: an inherited listener, a reloader's child, a slow exit");
         for each in Cause::ALL {
             let (before, after, stayput) = (port(), port(), port());
             let id = |way: &str| format!("{}-{way}", each.id());
@@ -107,19 +116,19 @@ fn all(
         let mut command = Vec::new();
         if !options.command.is_empty() {
             told("your command: stopped and started");
-            let bare = kept(shared, "command-before", "your command", 0, command::bare(shared, &options.command, options.port, port()))?;
+            let bare = kept("command-before", "your command", 0, command::bare(shared, &options.command, options.port, port()))?;
             let found = bare.port;
             command.push(bare);
             if found != 0 {
                 told("your command: with stayput");
                 let title = "your command: `stayput restart`";
-                command.push(kept(shared, "command-stayput", title, found, command::with_stayput(shared, &options.command, found))?);
+                command.push(kept("command-stayput", title, found, command::with_stayput(shared, &options.command, found))?);
             }
         }
         let mut middle = middle.into_iter().map(joined).collect::<Result<Vec<_>, _>>()?;
         told("stayput: the same server as before, restarted");
         let alone = port();
-        let stayput = kept(shared, "stayput", "stayput", alone, under::planned(shared, alone))?;
+        let stayput = kept("stayput", "stayput", alone, under::planned(shared, alone))?;
         if !options.quick {
             told("before: the loop still waits for the kernel to let go of the port");
         }
@@ -153,7 +162,7 @@ fn start<'scope>(
         }
     }
     let id = id.to_owned();
-    running.push(scope.spawn(move || kept(shared, &id, &id, port, scenario())));
+    running.push(scope.spawn(move || kept(&id, &id, port, scenario())));
 }
 
 fn joined(handle: Handle<'_>) -> Result<Scenario, Error> {
@@ -165,11 +174,11 @@ fn panicked() -> Error {
 }
 
 /// A scenario that failed is shown as one that failed; an interruption ends everything.
-fn kept(shared: &Shared<'_>, id: &str, title: &str, port: u16, result: Result<Scenario, Error>) -> Result<Scenario, Error> {
+fn kept(id: &str, title: &str, port: u16, result: Result<Scenario, Error>) -> Result<Scenario, Error> {
     match result {
         Err(Error::Cancelled) => Err(Error::Cancelled),
         Err(error) => {
-            let mut empty = Stage::new(shared, id, title, port).scenario;
+            let mut empty = Scenario::new(id, title, port);
             empty.trouble = Some(error.to_string());
             Ok(empty)
         }

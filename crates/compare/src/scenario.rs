@@ -8,7 +8,7 @@ pub(crate) mod under;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use stayput_kernel::bind_probe::{self, Attempt as Probe, Outcome as Answer};
 use stayput_kernel::local_time::LocalTime;
@@ -17,7 +17,7 @@ use stayput_load::{Exchange, Expect, Load, Outcome, Plan};
 
 use crate::live::LiveClients;
 use crate::process::{LOOK, Running};
-use crate::result::{Check, Dot, Fate, Line, Live, Process, Requests, Scenario, WAITED_MS};
+use crate::result::{Check, Dot, Fate, Line, Process, Requests, Scenario, WAITED_MS};
 use crate::story::{Reuse, Server};
 use crate::watch::Watch;
 use crate::{Cancel, Error, Place};
@@ -52,33 +52,8 @@ pub(crate) struct Stage<'run> {
 
 impl<'run> Stage<'run> {
     pub(crate) fn new(shared: &'run Shared<'run>, id: &str, title: &str, port: u16) -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start = Instant::now();
-        let scenario = Scenario {
-            id: id.to_owned(),
-            title: title.to_owned(),
-            port,
-            started_unix: wall.as_secs_f64(),
-            ordered_ms: 0,
-            turnover_ms: None,
-            done_ms: None,
-            outage_ms: 0,
-            requests: Requests::default(),
-            live: Live::default(),
-            attempts: Vec::new(),
-            checks: Vec::new(),
-            released_ms: None,
-            cut: None,
-            why: None,
-            share: None,
-            memory_kib: None,
-            ledger: None,
-            trouble: None,
-            processes: Vec::new(),
-            listeners: Vec::new(),
-            timeline: Vec::new(),
-            log: Vec::new(),
-        };
+        let scenario = Scenario::new(id, title, port);
         Self { shared, scenario, start, ordered: None, load: None, live: None, watch: Some(Watch::start(port, start)) }
     }
 

@@ -217,8 +217,12 @@ impl Show {
     }
 
     fn interrupted(&mut self, signal: i32) {
-        self.clear();
-        output::complain(&format!("interrupted by signal {signal}: ending its processes\n"));
+        let text = format!("interrupted by signal {signal}: ending its processes");
+        if self.terminal {
+            self.doing = text;
+        } else {
+            output::complain(&format!("{text}\n"));
+        }
     }
 
     fn clear(&mut self) {

@@ -103,7 +103,7 @@ fn strips(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
         writeln!(out, "{:<8} {}", scenario.id, strip::line(&columns).trim_end())?;
     }
     let order = (LEAD_MS / window * COLUMNS as f64) as usize;
-    writeln!(out, "{:>width$} ordered · served o waited × refused ! reset ? hung; a column: 40 ms", "^", width = 9 + order + 1)
+    writeln!(out, "{:>width$} order · served o waited × refused ! reset ? hung; 40 ms each", "^", width = 9 + order + 1)
 }
 
 fn command(out: &mut String, comparison: &Comparison) -> std::fmt::Result {
@@ -151,6 +151,89 @@ fn wrapped(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::result::{Attempt, Cut, Dot, Environment, Fate, Flask, Lab, Process, Share};
+
+    /// With the widest numbers that a run can bring.
+    fn widest() -> Comparison {
+        let mut scenarios = Vec::new();
+        let causes = Cause::ALL.iter().flat_map(|cause| ["before", "after", "stayput"].map(|way| format!("{}-{way}", cause.id())));
+        for id in ["before", "after", "stayput", "stale-copy"].map(str::to_owned).into_iter().chain(causes) {
+            let mut scenario = Scenario::new(&id, &id, 65_535);
+            scenario.ordered_ms = 1200;
+            scenario.turnover_ms = Some(12_345);
+            scenario.outage_ms = 76_543;
+            scenario.requests.total = 10_000;
+            scenario.requests.refused = 9_999;
+            scenario.live.clients = 3;
+            scenario.live.cut = 3;
+            scenario.live.first_cut_ms = Some(5_432);
+            scenario.live.longest_without_ms = 76_543;
+            scenario.memory_kib = Some(123_456);
+            scenario.why = Some(format!("Port 65535 is taken: {}", "word ".repeat(60)));
+            scenario.attempts = vec![Attempt { at_ms: 1300, pid: 1, served: false, error: None }; 30];
+            scenario.processes = vec![Process { pid: 1, role: "new", from_ms: 0, to_ms: None, end: None }];
+            scenario.cut = (id != "after" && id != "stayput").then_some(Cut { after_ms: 12_345, left_ms: Some(59_999) });
+            scenario.share = (id == "stale-copy").then_some(Share {
+                sent: 1000,
+                by_old: 999,
+                sent_stopped: 1000,
+                by_nobody_stopped: 999,
+                ..Share::default()
+            });
+            let dot = |number: u32| Dot { due_ms: f64::from(number) * 20.0, took_ms: 1.0, fate: Fate::Refused, pid: 0 };
+            scenario.timeline = (0..4000).map(dot).collect();
+            scenarios.push(scenario);
+        }
+        let mut comparison = Comparison {
+            schema: 1,
+            environment: Environment {
+                started_unix: 0,
+                took_ms: 123_456,
+                mode: "quick",
+                kernel: "6.18.44-with-a-long-name-of-its-own".to_owned(),
+                cpus: 256,
+                cpu: "A processor".to_owned(),
+                load: "123.45".to_owned(),
+                stayput: "0.1.0".to_owned(),
+                build: "release",
+                uid: 65_534,
+                address: "127.0.0.1",
+                boot_ms: 400,
+                rate: 50,
+                command: Some(vec!["python3".to_owned(); 40]),
+                notes: Vec::new(),
+            },
+            scenarios,
+            lab: Lab { columns: [""; 4], rows: Vec::new(), trouble: None },
+            flask: Flask { version: None, reuseaddr: None, reuseport: None, turnover_ms: None, absent: None },
+            corrections: Vec::new(),
+            metrics: Vec::new(),
+            verdict: String::new(),
+        };
+        crate::judge::judge(&mut comparison);
+        comparison
+    }
+
+    #[test]
+    fn nothing_is_wider_than_a_terminal() {
+        let all = text(&widest());
+        let wide: Vec<&str> = all.lines().filter(|line| line.chars().count() > WIDTH).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+        assert!(all.lines().count() <= 40, "one screen:\n{all}");
+    }
+
+    #[test]
+    fn a_cut_wait_is_said_to_be_one() {
+        let all = text(&widest());
+        assert!(all.contains("nobody was served for *") && all.contains("* watched for 12.3 s"), "{all}");
+        let mut whole = widest();
+        for scenario in &mut whole.scenarios {
+            scenario.cut = None;
+        }
+        crate::judge::judge(&mut whole);
+        let all = text(&whole);
+        assert!(!all.contains('*') && !all.contains("more than"), "{all}");
+    }
 
     #[test]
     fn lines_are_wrapped_at_words() {
