@@ -122,7 +122,7 @@ fn supervisor(page: &mut String, row: &SupervisorRow) -> std::fmt::Result {
 
 fn stranger(page: &mut String, row: &StrangerRow) -> std::fmt::Result {
     let served = row.to_serve_ms.map_or("not within 10 s".to_owned(), |ms| format!("{ms} ms"));
-    let ended = row.ended.as_deref().map_or("runs".to_owned(), |how| format!("had ended: {}", one_line(how)));
+    let ended = row.ended.as_deref().map_or("runs".to_owned(), |how| format!("gave up: {}", one_line(how)));
     writeln!(page, "| {} | {} | {served} | {ended} |", bold(&row.peer), row.starts)
 }
 

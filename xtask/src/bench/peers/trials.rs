@@ -67,7 +67,7 @@ pub(super) struct StrangerRow {
     pub(super) starts: usize,
     /// From the release until the server answered, in milliseconds; None: not within 10 s.
     pub(super) to_serve_ms: Option<u64>,
-    /// Whether the peer itself had ended by the release.
+    /// What the peer itself ended with, if it gave up.
     pub(super) ended: Option<String>,
     #[serde(default)]
     pub(super) trouble: Option<String>,
@@ -227,11 +227,12 @@ pub(super) fn stranger(bench: &Bench, peer: Peer) -> Result<StrangerRow, String>
         Ok(rig) => rig,
         Err(why) => return Ok(row(0, None, Some(why.lines().next().unwrap_or_default().to_owned()), None)),
     };
-    let (starts, ended) = (rig.starts(), rig.ended());
+    let starts = rig.starts();
     let released = Instant::now();
     drop(stranger);
     let answered = wait::until_true("an answer", Duration::from_secs(10), || answering_once(port).is_some());
-    Ok(row(starts, answered.is_ok().then(|| released.elapsed().as_millis() as u64), ended, None))
+    let to_serve_ms = answered.is_ok().then(|| released.elapsed().as_millis() as u64);
+    Ok(row(starts, to_serve_ms, rig.ended(), None))
 }
 
 /// The mean memory of a peer with `services` trivial services. None: it cannot have several, or its memory cannot be told from theirs.
