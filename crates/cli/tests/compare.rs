@@ -160,6 +160,17 @@ fn a_command_of_ones_own_is_compared_too() {
 }
 
 #[test]
+fn a_command_that_does_not_serve_is_named_and_the_rest_is_measured() {
+    let env = TestEnv::new(env!("CARGO_BIN_EXE_stayput"), User::Ordinary);
+    let output = env.cli(["compare", "--quick", "--", "sh", "-c", "echo no such thing >&2; exit 3"], PATIENCE);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("exit status 3: no such thing") && text.contains("nobody was served for"), "{text}");
+    let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let env = TestEnv::new(env!("CARGO_BIN_EXE_stayput"), User::Ordinary);
     for (arguments, part) in [

@@ -169,8 +169,8 @@ fn conclude(args: &Args, comparison: &Comparison) -> Result<ExitCode, Error> {
         Format::Svg => render::svg(comparison),
         Format::Json => render::json(comparison),
     });
-    let measured =
-        ["before", "after", "stayput"].iter().all(|id| comparison.scenario(id).is_some_and(|scenario| scenario.trouble.is_none()));
+    let asked_for = |id: &str| matches!(id, "before" | "after" | "stayput") || id.starts_with("command-");
+    let measured = comparison.scenarios.iter().filter(|scenario| asked_for(&scenario.id)).all(|scenario| scenario.trouble.is_none());
     Ok(if measured { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
