@@ -393,6 +393,9 @@ impl Rig<'_> {
         std::thread::sleep(Duration::from_secs(1));
         process::signal(old, Signal::QUIT);
         self.master.set(new);
+        wait::until_true("the end of the old master", PATIENCE, || !process::is_alive(old))?;
+        // The new one looks once a second whether its parent is gone; until then it ignores a further USR2.
+        std::thread::sleep(Duration::from_millis(1500));
         Ok(())
     }
 
