@@ -1,9 +1,12 @@
 //! `cargo xtask bench restart`: what a restart costs the clients, with stayput and with what people use today, and what stayput itself costs;
-//! `cargo xtask bench ports`: what port questions cost. Each writes its figures to `docs/bench/` and from all of them `docs/BENCHMARKS.md`. Restarts
+//! `cargo xtask bench peers`: the same trials for everybody else; `cargo xtask bench ports`: what port questions cost. Each writes its figures to `docs/bench/` and from all of them `docs/BENCHMARKS.md`. Restarts
 //! run as an ordinary user, everything on loopback, bounded in time.
 
+mod compare;
 mod contestant;
 mod costs;
+mod micro;
+mod peers;
 mod ports;
 mod render;
 mod restart;
@@ -29,6 +32,12 @@ pub(crate) struct Arguments {
 enum What {
     /// Restarts under load, beside other supervisors; and what stayput costs
     Restart(Options),
+    /// The full `stayput compare` of the release binary, kept in docs/bench/
+    Compare,
+    /// The micro-benchmarks of the crates, kept in docs/bench/micro.txt
+    Micro,
+    /// Four trials for everybody who keeps servers running and can be had, beside stayput
+    Peers(peers::Options),
     /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
     Ports(ports::Options),
     /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
@@ -114,6 +123,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         What::Restart(options) => measure(options)?,
         What::Ports(options) => {
             if ports::run(options)? {
+                render::write(&load_figures())?;
+            }
+        }
+        What::Compare => {
+            compare::run()?;
+            render::write(&load_figures())?;
+        }
+        What::Micro => {
+            micro::run()?;
+            render::write(&load_figures())?;
+        }
+        What::Peers(options) => {
+            if peers::run(options)? {
                 render::write(&load_figures())?;
             }
         }

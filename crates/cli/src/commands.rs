@@ -1,5 +1,6 @@
 //! One file per subcommand: `Args` says what it takes, `run` does it.
 
+pub(crate) mod compare;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod free;
@@ -9,5 +10,6 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod story;
 pub(crate) mod wait;
 pub(crate) mod why;

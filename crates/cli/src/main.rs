@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{daemon, doctor, free, ports, restart, run, status, stop, wait, why};
+use crate::commands::{compare, daemon, doctor, free, ports, restart, run, status, stop, story, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -41,6 +41,11 @@ enum Command {
     Wait(wait::Args),
     /// Free a port: stop its holder gently, by the means that fit it
     Free(free::Args),
+    /// Measure the story of the taken port on this machine: before, after, and with stayput
+    Compare(compare::Args),
+    /// The servers of that story
+    #[command(name = story::NAME, hide = true)]
+    Story(story::Args),
     /// Try what this kernel, container and user allow, and say which promises hold
     Doctor(doctor::Args),
 }
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Free(args) => free::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Story(args) => story::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
     };
     result.unwrap_or_else(|error| error.report())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
     ("stayput-wire", &["stayput-model"]),
@@ -13,8 +13,21 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("stayput-keeper", &["stayput-kernel"]),
     ("stayput-ports", &["stayput-model", "stayput-kernel"]),
     ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs"]),
-    ("stayput", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs", "stayput-daemon"]),
+    (
+        "stayput",
+        &[
+            "stayput-model",
+            "stayput-kernel",
+            "stayput-keeper",
+            "stayput-ports",
+            "stayput-wire",
+            "stayput-logs",
+            "stayput-compare",
+            "stayput-daemon",
+        ],
+    ),
     ("stayput-load", &[]),
+    ("stayput-compare", &["stayput-kernel", "stayput-ports", "stayput-load"]),
     ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
     ("xtask", &["stayput-testkit"]),
 ];

@@ -13,6 +13,7 @@ mod holds;
 mod journal;
 mod keeper;
 mod life;
+pub mod measure;
 mod passing;
 pub mod protocol;
 mod records;

@@ -62,16 +62,19 @@ impl Contestant {
         let bare = env.server(server, port);
         let kind = match self {
             Self::Stayput => Kind::Stayput(env.run("web", &["--soak", "200ms", "--drain", drain], &bare)),
-            Self::Script => script(env, &bare)?,
-            Self::Supervisord => supervisord(env, "[program:web]", &bare.join(" "))?,
+            Self::Script => {
+                let (child, pid_file) = script(env, &bare)?;
+                Kind::Script(child, pid_file)
+            }
+            Self::Supervisord => Kind::daemon(supervisord(env, "[program:web]", &bare.join(" "))?),
             Self::SupervisordFcgi => {
                 let Some(words) = Self::with_descriptor(env, server, port, "0") else { return Ok(None) };
                 let command = quoted(&words);
-                supervisord(env, &format!("[fcgi-program:web]\nsocket=tcp://127.0.0.1:{port}"), &command)?
+                Kind::daemon(supervisord(env, &format!("[fcgi-program:web]\nsocket=tcp://127.0.0.1:{port}"), &command)?)
             }
             Self::Circus => {
                 let Some(words) = Self::with_descriptor(env, server, port, "$(circus.sockets.web)") else { return Ok(None) };
-                circus(env, port, &quoted(&words))?
+                Kind::daemon(circus(env, port, &quoted(&words))?)
             }
         };
         Ok(Some(Rig { env, kind }))
@@ -90,6 +93,12 @@ enum Kind<'env> {
     Script(Child, PathBuf),
     /// The daemon, and the command that restarts.
     Daemon(Child, Vec<String>),
+}
+
+impl Kind<'_> {
+    fn daemon((child, restart): (Child, Vec<String>)) -> Self {
+        Self::Daemon(child, restart)
+    }
 }
 
 impl Rig<'_> {
@@ -123,29 +132,29 @@ impl Drop for Rig<'_> {
     }
 }
 
-fn quoted(words: &[String]) -> String {
+pub(super) fn quoted(words: &[String]) -> String {
     let quote = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
     words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
-fn spawn(mut command: Command) -> Result<Child, String> {
+pub(super) fn spawn(mut command: Command) -> Result<Child, String> {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|error| format!("cannot start {command:?}: {error}"))
 }
 
 /// What many have: a loop that starts the server again when it has ended; a restart is a TERM to the server.
-fn script<'env>(env: &'env TestEnv, server: &[String]) -> Result<Kind<'env>, String> {
+pub(super) fn script(env: &TestEnv, server: &[String]) -> Result<(Child, PathBuf), String> {
     let pid_file = env.file("server.pid", "");
     let text = format!("#!/bin/sh\nwhile :; do\n{} &\necho $! > {}\nwait $!\ndone\n", server.join(" "), pid_file.display());
     let path = env.file("loop.sh", &text);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
-    Ok(Kind::Script(spawn(env.as_user(&path, [""; 0]))?, pid_file))
+    Ok((spawn(env.as_user(&path, [""; 0]))?, pid_file))
 }
 
-fn bench_program(name: &str) -> String {
+pub(super) fn bench_program(name: &str) -> String {
     assets::dir().join("venv-bench/bin").join(name).display().to_string()
 }
 
-fn supervisord<'env>(env: &'env TestEnv, section: &str, command: &str) -> Result<Kind<'env>, String> {
+pub(super) fn supervisord(env: &TestEnv, section: &str, command: &str) -> Result<(Child, Vec<String>), String> {
     let dir = env.path("scratch");
     let dir = dir.display();
     let text = format!(
@@ -171,10 +180,10 @@ startretries=100
     let child = spawn(env.as_user(bench_program("supervisord").as_ref(), ["-c", &config]))?;
     let control = bench_program("supervisorctl");
     let restart = [control.as_str(), "-c", &config, "restart", if section.contains("fcgi") { "web:*" } else { "web" }];
-    Ok(Kind::Daemon(child, restart.map(str::to_owned).to_vec()))
+    Ok((child, restart.map(str::to_owned).to_vec()))
 }
 
-fn circus<'env>(env: &'env TestEnv, port: u16, command: &str) -> Result<Kind<'env>, String> {
+pub(super) fn circus(env: &TestEnv, port: u16, command: &str) -> Result<(Child, Vec<String>), String> {
     let dir = env.path("scratch");
     let dir = dir.display();
     let endpoint = format!("ipc://{dir}/circus.sock");
@@ -195,5 +204,5 @@ port = {port}
     let child = spawn(env.as_user(bench_program("circusd").as_ref(), [&config]))?;
     let control = bench_program("circusctl");
     let restart = [control.as_str(), "--endpoint", &endpoint, "--timeout", "30", "restart", "web", "--waiting"];
-    Ok(Kind::Daemon(child, restart.map(str::to_owned).to_vec()))
+    Ok((child, restart.map(str::to_owned).to_vec()))
 }

@@ -5,13 +5,17 @@ use std::fmt::Write as _;
 use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
-use super::ports;
 use super::restart::{Event, Row, Seen};
+use super::{compare, micro, peers, ports};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
     let path = workspace().join("docs/BENCHMARKS.md");
-    let page = text(figures) + &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
+    let mut page = text(figures);
+    page += &compare::text();
+    page += &peers::load_figures().map(|figures| peers::text(&figures)).unwrap_or_default();
+    page += &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
+    page += &micro::text();
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 

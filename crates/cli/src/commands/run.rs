@@ -101,6 +101,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     become_guard(runtime, &config)
 }
 
+/// Refuses a command that could not be executed, as `run` does.
+pub(crate) fn check_command(command: &std::ffi::OsStr) -> Result<(), Error> {
+    preflight::command(command)
+}
+
 fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode, Error> {
     let control = match runtime.listen() {
         Ok(control) => control,
