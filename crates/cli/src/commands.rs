@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` says what it takes, `run` does it.
 
 pub(crate) mod daemon;
+pub(crate) mod dashboard;
 pub(crate) mod doctor;
 pub(crate) mod free;
 pub(crate) mod instances;

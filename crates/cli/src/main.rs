@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{daemon, doctor, free, ports, restart, run, status, stop, wait, why};
+use crate::commands::{daemon, dashboard, doctor, free, ports, restart, run, status, stop, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -43,6 +43,8 @@ enum Command {
     Free(free::Args),
     /// Try what this kernel, container and user allow, and say which promises hold
     Doctor(doctor::Args),
+    /// Serve the web page of an instance, or print the address that opens it
+    Dashboard(dashboard::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Wait(args) => wait::run(&args),
         Command::Free(args) => free::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
+        Command::Dashboard(args) => dashboard::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }

@@ -5,15 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
     ("stayput-wire", &["stayput-model"]),
     ("stayput-logs", &[]),
+    ("stayput-dashboard", &["stayput-wire"]),
     ("stayput-keeper", &["stayput-kernel"]),
     ("stayput-ports", &["stayput-model", "stayput-kernel"]),
     ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs"]),
-    ("stayput", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs", "stayput-daemon"]),
+    (
+        "stayput",
+        &[
+            "stayput-model",
+            "stayput-kernel",
+            "stayput-keeper",
+            "stayput-ports",
+            "stayput-wire",
+            "stayput-logs",
+            "stayput-daemon",
+            "stayput-dashboard",
+        ],
+    ),
     ("stayput-load", &[]),
     ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
     ("xtask", &["stayput-testkit"]),

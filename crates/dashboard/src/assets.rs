@@ -1,0 +1,34 @@
+//! Made by `web/build.mjs`; do not edit. What is embedded, with the digest that the page's files are asked again by.
+
+use crate::page::Asset;
+
+pub(crate) const ASSETS: &[Asset] = &[
+    Asset {
+        path: "app.css",
+        kind: "text/css; charset=utf-8",
+        tag: "\"467a9b52b0b6cc14\"",
+        plain: include_bytes!("../assets/app.css"),
+        brotli: include_bytes!("../assets/app.css.br"),
+    },
+    Asset {
+        path: "app.js",
+        kind: "text/javascript; charset=utf-8",
+        tag: "\"e3f1704dd2ea8072\"",
+        plain: include_bytes!("../assets/app.js"),
+        brotli: include_bytes!("../assets/app.js.br"),
+    },
+    Asset {
+        path: "icon.svg",
+        kind: "image/svg+xml",
+        tag: "\"1e138113a15f42c7\"",
+        plain: include_bytes!("../assets/icon.svg"),
+        brotli: include_bytes!("../assets/icon.svg.br"),
+    },
+    Asset {
+        path: "index.html",
+        kind: "text/html; charset=utf-8",
+        tag: "\"33b7b58935746ba9\"",
+        plain: include_bytes!("../assets/index.html"),
+        brotli: include_bytes!("../assets/index.html.br"),
+    },
+];

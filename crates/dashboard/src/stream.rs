@@ -1,0 +1,197 @@
+//! `GET /api/v1/stream`: everything that a page needs to stay true, as server-sent events.
+//!
+//! `hello`, then `status` (the whole picture), then `record`s that were missed since `since` (or the `Last-Event-ID` header), then what
+//! happens: `record`s with the id to come back with, `status` differences, `operation`s, `upstream`. `gap` says that events are missing,
+//! `reset` that they are of a daemon that is gone, `bye` that this process ends and another one is there already or soon.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, Query, State};
+use axum::http::Response;
+use axum::http::header::{self, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use stayput_wire::{Answer, Cursor, Reply, Request};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::access::{Admitted, By};
+use crate::api::App;
+use crate::feed::{Gone, Writer, feed};
+use crate::hub::{Frame, Hub, Watcher, now_ms};
+use crate::link::{Link, LinkError};
+use crate::reply::Refused;
+
+/// A sign of life, for proxies and for the page's watchdog; and as often the token is looked at again.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A first picture is waited for so long; without one the stream begins without.
+const FIRST_PICTURE: Duration = Duration::from_secs(2);
+
+/// What may be asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// The last event that was seen.
+    since: Option<Cursor>,
+}
+
+pub(crate) async fn stream(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    headers: HeaderMap,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response<Body>, Refused> {
+    let Query(wanted) = wanted.map_err(|error| Refused::bad(error.body_text()))?;
+    let since = match (wanted.since, headers.get("last-event-id")) {
+        (Some(since), _) => Some(since),
+        (None, Some(id)) => {
+            Some(id.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| Refused::bad("Last-Event-ID is no cursor"))?)
+        }
+        (None, None) => None,
+    };
+    let watcher = app.hub.watch();
+    app.hub.settled(FIRST_PICTURE).await;
+    let _ = tokio::time::timeout(FIRST_PICTURE, app.hub.picture(Duration::from_secs(3))).await;
+    let (writer, body) = feed();
+    let authorization = headers.get(header::AUTHORIZATION).cloned();
+    tokio::spawn(async move {
+        // The client going away is how a stream ends.
+        let _ = serve(&app, &writer, since, admitted, authorization, watcher).await;
+    });
+    Ok(event_stream(body))
+}
+
+/// The headers of a stream: no proxy may hold it back or keep it.
+pub(crate) fn event_stream(body: Body) -> Response<Body> {
+    let mut response = crate::reply::typed("text/event-stream", body);
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    response
+}
+
+async fn serve(
+    app: &App,
+    writer: &Writer,
+    mut since: Option<Cursor>,
+    admitted: Admitted,
+    authorization: Option<HeaderValue>,
+    _watcher: Watcher,
+) -> Result<(), Gone> {
+    // Once for each time that the client fell behind: it then begins again after the last event that it got.
+    loop {
+        let start = app.hub.start(since);
+        writer.send(app.hello(admitted, start.last).sse).await?;
+        for frame in &start.frames {
+            writer.send(frame.sse.clone()).await?;
+            since = frame.cursor.or(since);
+        }
+        let mut sent = HashSet::new();
+        let mut waits = false;
+        match start.fetch {
+            Some((after, Some(until))) => {
+                sent = fetch(&app.hub, writer, after, until).await?;
+                since = Some(until);
+            }
+            // We have not reached the daemon ourselves yet.
+            Some((_, None)) => waits = true,
+            None => since = since.or_else(|| app.hub.last()),
+        }
+        if !live(app, writer, start.live, &mut since, &sent, waits, admitted, authorization.as_ref()).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Passes on what happens, until this process ends (`false`) or the client has to begin again (`true`).
+#[expect(clippy::too_many_arguments, reason = "one loop, cut from its surroundings to fit a screen")]
+async fn live(
+    app: &App,
+    writer: &Writer,
+    mut frames: tokio::sync::broadcast::Receiver<Arc<Frame>>,
+    since: &mut Option<Cursor>,
+    sent: &HashSet<Cursor>,
+    waits: bool,
+    admitted: Admitted,
+    authorization: Option<&HeaderValue>,
+) -> Result<bool, Gone> {
+    let mut ending = app.hub.ending();
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    beat.tick().await;
+    loop {
+        tokio::select! {
+            biased;
+            () = writer.closed() => return Err(Gone),
+            next = frames.recv() => match next {
+                Ok(frame) if frame.cursor.is_some_and(|cursor| sent.contains(&cursor)) => {}
+                Ok(_) if waits && app.hub.last().is_some() => return Ok(true),
+                Ok(frame) => {
+                    writer.send(frame.sse.clone()).await?;
+                    *since = frame.cursor.or(*since);
+                }
+                Err(RecvError::Lagged(_)) => return Ok(true),
+                Err(RecvError::Closed) => return Ok(false),
+            },
+            () = crate::hub::ended(&mut ending) => {
+                writer.send(Frame::new("bye", None, &json!({})).sse).await?;
+                return Ok(false);
+            }
+            _ = beat.tick() => {
+                if !app.still_admitted(admitted, authorization) {
+                    writer.send(Frame::new("denied", None, &json!({ "why": "the token was replaced" })).sse).await?;
+                    return Ok(false);
+                }
+                writer.send(Bytes::from(format!(": {}\n\n", now_ms()))).await?;
+            }
+        }
+    }
+}
+
+/// Sends what the daemon still has of the events after `since` and up to `until`; says which they were.
+async fn fetch(hub: &Arc<Hub>, writer: &Writer, since: Cursor, until: Cursor) -> Result<HashSet<Cursor>, Gone> {
+    let mut sent = HashSet::new();
+    let mut link = match Link::connect(hub.control()).await {
+        Ok(link) => link,
+        Err(_) => return gap(writer).await.map(|()| sent),
+    };
+    let request = Request::Events { since: Some(since), follow: false, services: Vec::new() };
+    if link.send(&request).await.is_err() {
+        return gap(writer).await.map(|()| sent);
+    }
+    loop {
+        let frame = match next(&mut link).await {
+            Ok(Answer::Record(record)) => {
+                if until.boot == record.cursor.boot && record.cursor.seq > until.seq {
+                    // It came while we asked, and is on its way to us live.
+                    continue;
+                }
+                sent.insert(record.cursor);
+                Frame::new("record", Some(record.cursor), &record)
+            }
+            Ok(Answer::Gap { missed }) => Frame::new("gap", None, &json!({ "missed": missed })),
+            Ok(Answer::Reset {}) => Frame::new("reset", None, &json!({})),
+            Ok(Answer::Reply(Reply::End {})) => return Ok(sent),
+            Ok(_) | Err(_) => return gap(writer).await.map(|()| sent),
+        };
+        writer.send(frame.sse).await?;
+    }
+}
+
+async fn next(link: &mut Link) -> Result<Answer, LinkError> {
+    let within = Duration::from_secs(10);
+    tokio::time::timeout(within, link.next()).await.unwrap_or(Err(LinkError::NoAnswer(within)))
+}
+
+async fn gap(writer: &Writer) -> Result<(), Gone> {
+    writer.send(Frame::new("gap", None, &json!({ "missed": null })).sse).await
+}
+
+/// Who looks, for the greeting.
+pub(crate) fn by(admitted: Admitted) -> &'static str {
+    match admitted.by {
+        By::Token => "token",
+        By::SameUser => "same-user",
+    }
+}
