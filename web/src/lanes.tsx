@@ -65,6 +65,19 @@ function useClock(runs: boolean): number {
   return Math.max(at, now.value);
 }
 
+/** Words for the marks, in as many rows as it takes for none to cover another. */
+function labels(marks: EventRecord[], place: (mark: EventRecord) => number) {
+  const ends: number[] = [];
+  return marks.map((mark) => {
+    const at = place(mark);
+    // A letter is a little less than a hundredth of the width.
+    let row = ends.findIndex((end) => end < at);
+    if (row < 0) row = Math.min(ends.length, 3);
+    ends[row] = at + (MARKS[mark.kind]?.length ?? 0) * 0.0085 + 0.02;
+    return { mark, at, row };
+  });
+}
+
 const WIDTH = 1000;
 function Lanes({ service, told }: { service: Service | undefined; told: Story }) {
   const clockNow = useClock(!told.over);
@@ -120,6 +133,13 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
           <line key={mark.cursor} class={`mark ${mark.level}`} x1={x(mark.at_ms)} x2={x(mark.at_ms)} y1={4} y2={170} />
         ))}
       </svg>
+      <div class="marks" aria-hidden="true">
+        {labels(told.marks, (mark) => x(mark.at_ms) / WIDTH).map(({ mark, at, row }) => (
+          <span key={mark.cursor} class={mark.level} style={{ left: `${at * 100}%`, top: `${row * 16}px` }}>
+            {MARKS[mark.kind]}
+          </span>
+        ))}
+      </div>
       <div class="axis" aria-hidden="true">
         {ticks.map((ms) => (
           <span key={ms} style={{ left: `${(x(begin + ms) / WIDTH) * 100}%` }}>
@@ -228,8 +248,8 @@ export function RestartCard({ name, id, whole = false }: { name: string; id: num
       {ledger ? (
         <>
           <p class={`verdict ${tone}`} aria-live="polite">
-            {ledger.outcome === "running" ? "So far: " : ""}
             {verdict(ledger)}
+            {ledger.outcome === "running" && " so far"}
           </p>
           {ledger.reason && <p class="why">{ledger.reason}</p>}
           <Account ledger={ledger} />

@@ -149,6 +149,7 @@ export function LogView({ services: names }: { services: string }) {
   const [following, setFollowing] = useState(true);
   const [paused, setPaused] = useState(false);
   const [wrap, setWrap] = useState(() => localStorage.getItem("stayput-wrap") !== "no");
+  const [more, setMore] = useState(false);
   const [find, setFind] = useState("");
   const [found, setFound] = useState({ count: 0, index: -1 });
   const [said, setSaid] = useState({ lines: 0, dropped: 0, state: "connecting", held: 0 });
@@ -308,6 +309,10 @@ export function LogView({ services: names }: { services: string }) {
             </output>
           )}
         </label>
+        <button type="button" class="more-tools" aria-expanded={more} onClick={() => setMore(!more)}>
+          {more ? "Less" : "More"}
+        </button>
+        <div class={`tools ${more ? "open" : ""}`}>
         <button type="button" disabled={find.length < 2 && !grep} aria-pressed={!!grep} onClick={() => setQuery("grep", grep ? null : escaped(find))} title="Show only the lines that have it">
           {grep ? <>Only “{grep}” <Icon name="x" size={13} /></> : "Only these"}
         </button>
@@ -325,6 +330,7 @@ export function LogView({ services: names }: { services: string }) {
         <button type="button" onClick={() => download(false)} title="All that is kept, with times">
           <Icon name="download" /> <span class="hidden">Download</span>
         </button>
+        </div>
       </div>
       {said.dropped > 0 && <p class="gap">{said.dropped.toLocaleString("en")} earlier lines are not shown here any more; the download has them.</p>}
       <div ref={box} class={`tail ${wrap ? "wrap" : ""} ${many ? "many" : ""}`} role="log" aria-live="off" aria-label="Lines" tabIndex={0} onScroll={scrolled} />

@@ -136,10 +136,6 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         all = all.route(path, methods().layer(gate));
     }
     let all = all.fallback(page::page).method_not_allowed_fallback(wrong_method).with_state(Arc::clone(app));
-    let all = match app.base.trim_end_matches('/') {
-        "" => all,
-        base => Router::new().nest(base, all).fallback(page::outside),
-    };
     let all = all.layer(axum::extract::DefaultBodyLimit::max(actions::BODY));
     all.layer(middleware::from_fn_with_state(Arc::clone(app), outermost))
 }
@@ -151,7 +147,7 @@ async fn outermost(
     request: HttpRequest<Body>,
     next: Next,
 ) -> Response<Body> {
-    let opens = page::opens(request.method(), request.uri().path(), &app.base);
+    let opens = page::opens(request.method(), request.uri().path());
     match app.hosts.check(request.uri(), request.headers(), peer.local.ip(), opens) {
         Ok(()) => guard::strict(next.run(request).await),
         Err(refusal) => guard::refuse(refusal),

@@ -112,11 +112,12 @@ async fn serve(options: Options, audit: Audit) -> Result<(), DashboardError> {
         log_streams: Arc::new(Semaphore::new(logs::READERS)),
     });
     let router = api::router(&app);
+    let base: Arc<str> = Arc::from(app.base.as_str());
     tokio::spawn(Arc::clone(&hub).follow());
     tokio::spawn(Arc::clone(&hub).look());
     let places = Arc::new(Semaphore::new(server::CONNECTIONS));
     for listener in listeners {
-        tokio::spawn(server::serve(listener, router.clone(), Arc::clone(&places), hub.ending()));
+        tokio::spawn(server::serve(listener, router.clone(), Arc::clone(&base), Arc::clone(&places), hub.ending()));
     }
 
     let (mut term, mut int) = (

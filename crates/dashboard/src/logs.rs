@@ -308,10 +308,11 @@ fn write_line(chunk: &mut Vec<u8>, line: &LogLine, raw: bool) {
     if raw {
         chunk.extend_from_slice(line.text.as_bytes());
     } else {
-        let text: String = ansi::pieces(&line.text).into_iter().map(|piece| piece.0).collect();
+        let plain = |text| ansi::pieces(text).into_iter().map(|piece| piece.0).collect::<String>();
+        let (service, text) = (plain(&line.service), plain(&line.text));
         let stream = if line.stream == Stream::Stderr { "err" } else { "out" };
         let stamp = crate::time::utc(line.at_ms);
-        chunk.extend_from_slice(format!("{stamp} {} {} {stream} {text}", line.service, line.generation).as_bytes());
+        chunk.extend_from_slice(format!("{stamp} {service} {} {stream} {text}", line.generation).as_bytes());
     }
     chunk.push(b'\n');
 }

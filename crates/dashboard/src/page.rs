@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{Method, Response, StatusCode, Uri};
 
 use crate::api::App;
 use crate::assets::ASSETS;
@@ -36,13 +36,28 @@ fn is_page(path: &str) -> bool {
     matches!(path, "" | "ports" | "events" | "logs" | "about") || path.strip_prefix("s/").is_some_and(|rest| !rest.is_empty())
 }
 
-fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
-    path.strip_prefix(base).or_else(|| (path == base.trim_end_matches('/')).then_some(""))
+/// Where nothing is: for requests beside the base path.
+const NOWHERE: &str = "/.outside";
+
+/// The address of a request without the base path, for the router. axum nests routers, but then the base path itself, with and without a
+/// slash at its end, is not theirs.
+pub(crate) fn below(uri: &Uri, base: &str) -> Uri {
+    if base == "/" {
+        return uri.clone();
+    }
+    let path = uri.path();
+    let rest = if path == base.trim_end_matches('/') { Some("") } else { path.strip_prefix(base) };
+    let path = rest.map_or(NOWHERE.to_owned(), |rest| format!("/{rest}"));
+    let whole = uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    // A part of what was an address is one.
+    parts.path_and_query = whole.parse().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static(NOWHERE))
 }
 
 /// Whether a person may be led here by a link: to the page itself, in which there is no data.
-pub(crate) fn opens(method: &Method, path: &str, base: &str) -> bool {
-    matches!(*method, Method::GET | Method::HEAD) && below(path, base).is_some_and(is_page)
+pub(crate) fn opens(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) && path.strip_prefix('/').is_some_and(is_page)
 }
 
 /// The page, one of its files, or nothing.
@@ -50,19 +65,13 @@ pub(crate) async fn page(State(app): State<Arc<App>>, request: Request) -> Respo
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return plain_error(StatusCode::METHOD_NOT_ALLOWED, "only GET here\n");
     }
-    // Behind a base path the router has taken that away already.
-    let path = request.uri().path().trim_start_matches('/');
+    let path = request.uri().path().strip_prefix('/').unwrap_or_default();
     let wanted = if is_page(path) { INDEX } else { path };
     match ASSETS.iter().find(|asset| asset.path == wanted) {
         Some(asset) if asset.path == INDEX => index(asset, &app.base),
         Some(asset) => file(asset, request.headers()),
         None => plain_error(StatusCode::NOT_FOUND, "there is nothing here\n"),
     }
-}
-
-/// Beside the base path.
-pub(crate) async fn outside() -> Response<Body> {
-    plain_error(StatusCode::NOT_FOUND, "the dashboard is at another path of this address\n")
 }
 
 fn plain_error(status: StatusCode, text: &'static str) -> Response<Body> {
@@ -132,14 +141,23 @@ mod tests {
     #[test]
     fn pages_and_what_is_none() {
         for path in ["/", "/s/web", "/s/web/logs", "/ports", "/about"] {
-            assert!(opens(&Method::GET, path, "/"), "{path}");
+            assert!(opens(&Method::GET, path), "{path}");
         }
         for path in ["/api/v1/status", "/metrics", "/plain", "/app.js", "/s/", "//ports"] {
-            assert!(!opens(&Method::GET, path, "/"), "{path}");
+            assert!(!opens(&Method::GET, path), "{path}");
         }
-        assert!(!opens(&Method::POST, "/", "/"));
-        assert!(opens(&Method::GET, "/ops/ports", "/ops/"));
-        assert!(opens(&Method::GET, "/ops", "/ops/"));
-        assert!(!opens(&Method::GET, "/ports", "/ops/"));
+        assert!(!opens(&Method::POST, "/"));
+    }
+
+    #[test]
+    fn the_base_path_is_taken_away_and_nothing_else() {
+        let at = |text: &str| below(&text.parse().unwrap(), "/ops/").to_string();
+        assert_eq!(at("/ops/"), "/");
+        assert_eq!(at("/ops"), "/");
+        assert_eq!(at("/ops/s/web?tab=1&x=%2F"), "/s/web?tab=1&x=%2F");
+        for other in ["/", "/opsx", "/api/v1/me", "/x/ops/"] {
+            assert_eq!(at(other), NOWHERE, "{other}");
+        }
+        assert_eq!(below(&"/a?b".parse().unwrap(), "/").to_string(), "/a?b");
     }
 }

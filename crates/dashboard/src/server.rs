@@ -33,7 +33,13 @@ pub(crate) fn is_local(address: IpAddr) -> bool {
 }
 
 /// Accepts until `ending`, then lets what is under way come to its end.
-pub(crate) async fn serve(listener: TcpListener, router: Router, places: Arc<Semaphore>, ending: tokio::sync::watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    base: Arc<str>,
+    places: Arc<Semaphore>,
+    ending: tokio::sync::watch::Receiver<bool>,
+) {
     let mut over = ending.clone();
     loop {
         let accepted = tokio::select! {
@@ -44,9 +50,9 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, places: Arc<Sem
             Ok((stream, client)) => {
                 // Beyond the limit a connection is closed at once: it would keep others waiting.
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                let (router, ending) = (router.clone(), ending.clone());
+                let (router, base, ending) = (router.clone(), Arc::clone(&base), ending.clone());
                 tokio::spawn(async move {
-                    connection(stream, client, router, ending).await;
+                    connection(stream, client, router, base, ending).await;
                     drop(place);
                 });
             }
@@ -55,13 +61,14 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, places: Arc<Sem
     }
 }
 
-async fn connection(stream: TcpStream, client: SocketAddr, router: Router, mut ending: tokio::sync::watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, client: SocketAddr, router: Router, base: Arc<str>, mut ending: tokio::sync::watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else { return };
     // Small messages are to arrive at once.
     let _ = stream.set_nodelay(true);
     let peer = Arc::new(Peer::new(client, local));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
+        *request.uri_mut() = crate::page::below(request.uri(), &base);
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
     let io = TokioIo::new(Patient::new(stream, TAKEN_WITHIN));
