@@ -119,7 +119,7 @@ function App() {
         To the content
       </button>
       <header class="top">
-        <a class="brand" href=".">
+        <a class="brand" href="." aria-label="stayput: overview">
           <Icon name="anchor" size={22} />
           <b>stayput</b>
         </a>

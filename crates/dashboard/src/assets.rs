@@ -6,14 +6,14 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.css",
         kind: "text/css; charset=utf-8",
-        tag: "\"340d4bc024d176fb\"",
+        tag: "\"08c98cd1c357f373\"",
         plain: include_bytes!("../assets/app.css"),
         brotli: include_bytes!("../assets/app.css.br"),
     },
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"4a97f8073e62e75c\"",
+        tag: "\"30cae36a7e6510cb\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },
