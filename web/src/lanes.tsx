@@ -71,9 +71,11 @@ function labels(marks: EventRecord[], place: (mark: EventRecord) => number) {
   return marks.map((mark) => {
     const at = place(mark);
     // A letter is a little less than a hundredth of the width.
-    let row = ends.findIndex((end) => end < at);
+    const width = (MARKS[mark.kind]?.length ?? 0) * 0.0085 + 0.02;
+    const begin = at > 0.88 ? at - width : at;
+    let row = ends.findIndex((end) => end < begin);
     if (row < 0) row = Math.min(ends.length, 3);
-    ends[row] = at + (MARKS[mark.kind]?.length ?? 0) * 0.0085 + 0.02;
+    ends[row] = begin + width;
     return { mark, at, row };
   });
 }
@@ -135,7 +137,7 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
       </svg>
       <div class="marks" aria-hidden="true">
         {labels(told.marks, (mark) => x(mark.at_ms) / WIDTH).map(({ mark, at, row }) => (
-          <span key={mark.cursor} class={mark.level} style={{ left: `${at * 100}%`, top: `${row * 16}px` }}>
+          <span key={mark.cursor} class={`${mark.level} ${at > 0.88 ? "late" : ""}`} style={{ left: `${at * 100}%`, top: `${row * 16}px` }}>
             {MARKS[mark.kind]}
           </span>
         ))}
@@ -202,7 +204,7 @@ export function RestartCard({ name, id, whole = false }: { name: string; id: num
             {asked.text}, {clock(asked.at_ms)}
           </small>
         )}
-        <Choice label="Shown as" value={view} options={[["lanes", "Lanes"], ["table", "Table"]]} on={setView} />
+        {!whole && <Choice label="Shown as" value={view} options={[["lanes", "Lanes"], ["table", "Table"]]} on={setView} />}
         {!whole && (
           <a class="more" href={to.restart(name, id)}>
             <Icon name="link" /> Link

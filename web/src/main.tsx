@@ -1,6 +1,6 @@
 import "./app.css";
+import { effect } from "@preact/signals";
 import { render } from "preact";
-import { useEffect } from "preact/hooks";
 import { About, Denied, setTheme, theme, ThemeButton } from "./about";
 import { Events } from "./events";
 import { Icon, TONE_ICON, type IconName } from "./icons";
@@ -108,10 +108,6 @@ function title(): string {
 }
 
 function App() {
-  useEffect(() => {
-    document.title = title();
-    document.body.classList.toggle("stale", live.value === "stale");
-  });
   const attention = services.value.filter((service) => service.target === "up" && trouble(service)).length;
   return (
     <>
@@ -166,6 +162,10 @@ function App() {
   );
 }
 
+effect(() => {
+  document.title = title();
+  document.body.classList.toggle("stale", live.value === "stale");
+});
 render(<App />, document.getElementById("app")!);
 void askSiblings().then(begin);
 // Used by the tests of the page to know that it has begun.

@@ -258,13 +258,13 @@ export function Service() {
         </div>
       </header>
       {why && (
-        <p class="trouble" role="status">
+        <p class="alarm" role="status">
           <Icon name="warn" size={18} /> {why}
           {service.next && <b>{service.next.what} in {span(Math.max(0, service.next.in_ms - (now.value - service.seen)))}</b>}
         </p>
       )}
       {service.waiting.map((one) => (
-        <p class="trouble" key={one.address}>
+        <p class="alarm" key={one.address}>
           <Icon name="ban" size={18} /> {one.address} is taken by {one.holder ?? "somebody who cannot be seen"}. It starts by itself as soon as the port is free.
         </p>
       ))}

@@ -136,6 +136,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         all = all.route(path, methods().layer(gate));
     }
     let all = all.fallback(page::page).method_not_allowed_fallback(wrong_method).with_state(Arc::clone(app));
+    #[cfg(feature = "socketio")]
+    let all = all.layer(crate::socketio::layer(app));
     let all = all.layer(axum::extract::DefaultBodyLimit::max(actions::BODY));
     all.layer(middleware::from_fn_with_state(Arc::clone(app), outermost))
 }
@@ -166,7 +168,7 @@ async fn admit(
         Need::Look | Need::Act => Manner::OurHeader,
         Need::Read => Manner::Opened,
     };
-    let admitted = match app.access.admit(request.headers(), guard::forwarded(&request), &peer, manner) {
+    let admitted = match app.access.admit(request.headers(), guard::is_forwarded(request.headers()), &peer, manner) {
         Ok(admitted) => admitted,
         Err(denied) => return Refused::from(denied).into_response(),
     };

@@ -6,14 +6,14 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.css",
         kind: "text/css; charset=utf-8",
-        tag: "\"08c98cd1c357f373\"",
+        tag: "\"1857f12fef5f8c51\"",
         plain: include_bytes!("../assets/app.css"),
         brotli: include_bytes!("../assets/app.css.br"),
     },
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"30cae36a7e6510cb\"",
+        tag: "\"eefe1e8787ac6f18\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },

@@ -9,7 +9,7 @@
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use axum::http::{Request, Response, StatusCode, Uri};
+use axum::http::{Response, StatusCode, Uri};
 use std::net::IpAddr;
 
 /// What a browser may do with our pages. No inline script or style, nothing from elsewhere, no frames, and no string ever becomes
@@ -176,9 +176,9 @@ pub(crate) fn strict<B>(mut response: Response<B>) -> Response<B> {
 }
 
 /// Whether a proxy says that it passed this request on: then its sender is not the peer of the connection.
-pub(crate) fn forwarded<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
     const SAID_BY_PROXIES: [&str; 6] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
-    SAID_BY_PROXIES.iter().any(|name| request.headers().contains_key(*name))
+    SAID_BY_PROXIES.iter().any(|name| headers.contains_key(*name))
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ mod patience;
 mod plain;
 mod reply;
 mod server;
+#[cfg(feature = "socketio")]
+mod socketio;
 mod stream;
 mod time;
 pub mod tokens;

@@ -28,7 +28,7 @@ use crate::reply::Refused;
 /// A sign of life, for proxies and for the page's watchdog; and as often the token is looked at again.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A first picture is waited for so long; without one the stream begins without.
-const FIRST_PICTURE: Duration = Duration::from_secs(2);
+pub(crate) const FIRST_PICTURE: Duration = Duration::from_secs(2);
 
 /// What may be asked for.
 #[derive(Debug, Deserialize)]
@@ -152,40 +152,41 @@ async fn live(
 /// Sends what the daemon still has of the events after `since` and up to `until`; says which they were.
 async fn fetch(hub: &Arc<Hub>, writer: &Writer, since: Cursor, until: Cursor) -> Result<HashSet<Cursor>, Gone> {
     let mut sent = HashSet::new();
-    let mut link = match Link::connect(hub.control()).await {
-        Ok(link) => link,
-        Err(_) => return gap(writer).await.map(|()| sent),
-    };
-    let request = Request::Events { since: Some(since), follow: false, services: Vec::new() };
-    if link.send(&request).await.is_err() {
-        return gap(writer).await.map(|()| sent);
-    }
-    loop {
-        let frame = match next(&mut link).await {
-            Ok(Answer::Record(record)) => {
-                if until.boot == record.cursor.boot && record.cursor.seq > until.seq {
-                    // It came while we asked, and is on its way to us live.
-                    continue;
-                }
-                sent.insert(record.cursor);
-                Frame::new("record", Some(record.cursor), &record)
-            }
-            Ok(Answer::Gap { missed }) => Frame::new("gap", None, &json!({ "missed": missed })),
-            Ok(Answer::Reset {}) => Frame::new("reset", None, &json!({})),
-            Ok(Answer::Reply(Reply::End {})) => return Ok(sent),
-            Ok(_) | Err(_) => return gap(writer).await.map(|()| sent),
-        };
+    for frame in missed(hub, since, until).await {
+        sent.extend(frame.cursor);
         writer.send(frame.sse).await?;
+    }
+    Ok(sent)
+}
+
+/// What the daemon still has of the events after `since` and up to `until`, and where something is missing. Its own memory bounds it.
+pub(crate) async fn missed(hub: &Arc<Hub>, since: Cursor, until: Cursor) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    if collect(hub, since, until, &mut frames).await.is_err() {
+        frames.push(Frame::new("gap", None, &json!({ "missed": null })));
+    }
+    frames
+}
+
+async fn collect(hub: &Arc<Hub>, since: Cursor, until: Cursor, frames: &mut Vec<Frame>) -> Result<(), LinkError> {
+    let mut link = Link::connect(hub.control()).await?;
+    link.send(&Request::Events { since: Some(since), follow: false, services: Vec::new() }).await?;
+    loop {
+        frames.push(match next(&mut link).await? {
+            // It came while we asked, and is on its way live.
+            Answer::Record(record) if until.boot == record.cursor.boot && record.cursor.seq > until.seq => continue,
+            Answer::Record(record) => Frame::new("record", Some(record.cursor), &record),
+            Answer::Gap { missed } => Frame::new("gap", None, &json!({ "missed": missed })),
+            Answer::Reset {} => Frame::new("reset", None, &json!({})),
+            Answer::Reply(Reply::End {}) => return Ok(()),
+            _ => return Err(LinkError::Unexpected("events")),
+        });
     }
 }
 
 async fn next(link: &mut Link) -> Result<Answer, LinkError> {
     let within = Duration::from_secs(10);
     tokio::time::timeout(within, link.next()).await.unwrap_or(Err(LinkError::NoAnswer(within)))
-}
-
-async fn gap(writer: &Writer) -> Result<(), Gone> {
-    writer.send(Frame::new("gap", None, &json!({ "missed": null })).sse).await
 }
 
 /// Who looks, for the greeting.

@@ -352,11 +352,25 @@ impl FakeControl {
             HistoryRange::Hour => (10_000, 360),
             HistoryRange::Day => (300_000, 288),
         };
-        let names: Vec<String> = self.lock().status.services.iter().map(|service| service.name.clone()).collect();
+        let services = self.lock().status.services.clone();
+        let idle: Vec<String> =
+            services.iter().filter(|service| service.generations.is_empty()).map(|service| service.name.clone()).collect();
+        let names: Vec<String> = services.into_iter().map(|service| service.name).collect();
         let now = now_ms() / step_ms * step_ms;
         let series = names.into_iter().filter(|name| service.is_none_or(|wanted| wanted == name)).map(|name| {
             let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-            let samples = (0..count).map(|index| scenes::sample(now - (count - index) * step_ms, index, seed)).collect::<Vec<Sample>>();
+            let mut samples: Vec<Sample> = (0..count).map(|index| scenes::sample(now - (count - index) * step_ms, index, seed)).collect();
+            if idle.contains(&name) {
+                for sample in &mut samples {
+                    *sample = Sample {
+                        at_ms: sample.at_ms,
+                        connections: Some(0),
+                        queued: Some(0),
+                        restarts: sample.restarts,
+                        ..Sample::default()
+                    };
+                }
+            }
             Series { service: name, samples }
         });
         History { range, step_ms, series: series.collect() }

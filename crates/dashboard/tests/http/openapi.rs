@@ -33,7 +33,7 @@ fn every_answer_is_as_described() {
     for scene in [Scene::Ten, Scene::Empty, Scene::Hostile] {
         let served = serve(scene, |_| ());
         let name = served.look("/api/v1/services").json()["services"][0]["name"].as_str().unwrap_or("nobody").to_owned();
-        let escaped: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let escaped: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat();
         for (path, item) in document["paths"].as_object().unwrap() {
             if item["get"].is_null() || path.ends_with("stream") {
                 continue;

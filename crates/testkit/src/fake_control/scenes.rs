@@ -174,6 +174,7 @@ fn without_server(mut service: ServiceStatus, phase: ServicePhase, state: State,
     service.generations.clear();
     service.uptime_ms = None;
     service.connections.new = Measured::Count(0);
+    (service.memory, service.cpu_permille, service.processes) = (Measured::NotMeasured, Measured::NotMeasured, Measured::Count(0));
     service.facts.process = fact(Truth::No, "no process of it lives", "pidfd");
     service.facts.accepting = fact(Truth::No, "nobody accepts", "sock_diag");
     service.facts.probe = fact(Truth::Unknown, "there is nothing to probe", "daemon");
@@ -194,6 +195,7 @@ fn ten() -> Vec<ServiceStatus> {
     mail.held = vec![listener(2525, 48_213, ListenerOrigin::Held, false, 3)];
     mail.connections.queued = Measured::Count(3);
     mail.crashes = 3;
+    mail.ledger = None;
     mail.facts.looping = fact(Truth::Yes, "3 crashes in 40 s", "daemon");
     mail.facts.listening = fact(Truth::Yes, "127.0.0.1:2525 is held, nobody accepts: 3 wait", "sock_diag");
     mail.next = Some(NextStep { what: "the next start".to_owned(), in_ms: 8000 });
