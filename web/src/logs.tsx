@@ -134,6 +134,11 @@ function gapLine(text: string): HTMLElement {
   return gap;
 }
 
+const LEVELS = [
+  ["", "All levels"],
+  ["warn", "Warnings"],
+  ["error", "Errors"],
+] as const;
 const STREAMS = [
   ["", "Both"],
   ["stdout", "stdout"],
@@ -144,6 +149,7 @@ export function LogView({ services: names }: { services: string }) {
   const { query } = route.value;
   const [stream, grep, generation, at] = ["stream", "grep", "gen", "at"].map((name) => query.get(name) ?? "") as [string, string, string, string];
   const previous = query.get("previous") === "1";
+  const level = query.get("level") ?? "";
   const box = useRef<HTMLDivElement>(null);
   const tail = useRef<Tail | null>(null);
   const [following, setFollowing] = useState(true);
@@ -316,10 +322,15 @@ export function LogView({ services: names }: { services: string }) {
         <button type="button" disabled={find.length < 2 && !grep} aria-pressed={!!grep} onClick={() => setQuery("grep", grep ? null : escaped(find))} title="Show only the lines that have it">
           {grep ? <>Only “{grep}” <Icon name="x" size={13} /></> : "Only these"}
         </button>
+        <Choice label="Level" value={level as ""} options={LEVELS} on={(value) => setQuery("level", value)} />
         <Choice label="Stream" value={stream as ""} options={STREAMS} on={(value) => setQuery("stream", value)} />
         <button type="button" aria-pressed={previous} onClick={() => setQuery("previous", previous ? null : "1")}>
           Run before
         </button>
+        <label class="gen">
+          <span class="hidden">Only of this generation</span>
+          <input type="number" min={1} placeholder="Gen" value={generation} onChange={(event) => setQuery("gen", event.currentTarget.value)} />
+        </label>
         <label class="time">
           <span class="hidden">Go to a time</span>
           <input type="datetime-local" step="1" onChange={(event) => jumpTo(event.currentTarget.value)} />
@@ -333,7 +344,7 @@ export function LogView({ services: names }: { services: string }) {
         </div>
       </div>
       {said.dropped > 0 && <p class="gap">{said.dropped.toLocaleString("en")} earlier lines are not shown here any more; the download has them.</p>}
-      <div ref={box} class={`tail ${wrap ? "wrap" : ""} ${many ? "many" : ""}`} role="log" aria-live="off" aria-label="Lines" tabIndex={0} onScroll={scrolled} />
+      <div ref={box} class={`tail ${wrap ? "wrap" : ""} ${level ? `from-${level}` : ""}`} role="log" aria-live="off" aria-label="Lines" tabIndex={0} onScroll={scrolled} />
       <div class="foot">
         <span role="status">
           {said.lines.toLocaleString("en")} lines, {said.state}

@@ -49,6 +49,41 @@ function release(row: PortRow) {
   });
 }
 
+/** A port that nothing declares can be held for a service by hand. */
+function Hold() {
+  const hold = (event: SubmitEvent) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget as HTMLFormElement);
+    const [service, address] = [String(form.get("service")), String(form.get("address")).trim()];
+    ask({
+      title: `Hold ${address} for ${service}?`,
+      text: <p>Connections to it wait until {service} listens there; no other program can bind it until it is let go or {service} starts the next time.</p>,
+      word: "Hold",
+      danger: false,
+      yes: () => void act("ports/hold", { service, address }),
+    });
+  };
+  return (
+    <form class="hold" onSubmit={hold}>
+      <label>
+        Hold for
+        <select name="service">
+          {services.value.map((service) => (
+            <option key={service.name}>{service.name}</option>
+          ))}
+        </select>
+      </label>
+      <label>
+        Port, or address:port
+        <input name="address" required pattern="[\[\]0-9a-fA-F.:]+" autocomplete="off" />
+      </label>
+      <button type="submit" disabled={!mayAct.value} title={whyNot()}>
+        <Icon name="anchor" /> Hold…
+      </button>
+    </form>
+  );
+}
+
 export function Ports() {
   const text = (route.value.query.get("q") ?? "").toLowerCase();
   const all = rows();
@@ -112,6 +147,7 @@ export function Ports() {
         </table>
       )}
       {shown.length > 500 && <p class="none">{shown.length - 500} more; a filter shows them</p>}
+      {loaded.value && services.value.length > 0 && services.value.length <= 200 && <Hold />}
       {loaded.value && !shown.length && <Empty icon="cable" title={text ? "No port fits" : "No port is held"} />}
     </section>
   );

@@ -135,6 +135,11 @@ test("what cannot be taken back asks first, and names what it costs", async () =
   await dialog.getByRole("button", { name: "Let go" }).click();
   await page.getByText("127.0.0.1:2525: done").waitFor();
   assert.deepEqual((await instance.play({ requests: {} })).at(-1), { release: { service: "mail", address: "127.0.0.1:2525" } });
+  await page.getByLabel("Hold for").selectOption("legacy");
+  await page.getByLabel("Port, or address:port").fill("127.0.0.1:8099");
+  await page.getByRole("button", { name: "Hold…" }).click();
+  await dialog.getByRole("button", { name: "Hold", exact: true }).click();
+  await page.getByText("hold legacy 127.0.0.1:8099: done").waitFor();
   await page.goto(`${served.url}s/auth`);
   await live(page);
   await page.getByRole("button", { name: "Stop…" }).click();
@@ -222,6 +227,14 @@ test("logs: find, filter, streams, pause, the run before, a time, a file", async
   await page.getByRole("radio", { name: "stderr" }).click();
   await until("only stderr", () => page.evaluate(() => { const all = [...document.querySelectorAll(".l")]; return all.length > 3 && all.every((one) => one.classList.contains("err")); }));
   await page.getByRole("radio", { name: "Both" }).click();
+  await page.getByRole("radio", { name: "Warnings" }).click();
+  await until("no other lines in sight", () => page.evaluate(() => { const all = [...document.querySelectorAll(".l")].filter((one) => one.checkVisibility()); return all.length > 3 && all.every((one) => one.matches(".error, .warn")); }));
+  await page.getByRole("radio", { name: "All levels" }).click();
+  await page.getByRole("spinbutton").fill("7");
+  await page.getByRole("spinbutton").blur();
+  await until("one generation", () => page.evaluate(() => { const all = [...document.querySelectorAll(".l .g")]; return all.length > 3 && all.every((one) => one.textContent === "7"); }));
+  await page.getByRole("spinbutton").fill("");
+  await page.getByRole("spinbutton").blur();
   await page.getByRole("button", { name: "Pause" }).click();
   const count = () => page.locator(".l").count();
   await page.waitForSelector(".l.out");

@@ -6,14 +6,14 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.css",
         kind: "text/css; charset=utf-8",
-        tag: "\"1857f12fef5f8c51\"",
+        tag: "\"55b5a96e4ddf7daf\"",
         plain: include_bytes!("../assets/app.css"),
         brotli: include_bytes!("../assets/app.css.br"),
     },
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"eefe1e8787ac6f18\"",
+        tag: "\"525178f4fe1ed0c2\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },
