@@ -329,7 +329,7 @@ export function LogView({ services: names }: { services: string }) {
         </button>
         <label class="gen">
           <span class="hidden">Only of this generation</span>
-          <input type="number" min={1} placeholder="Gen" value={generation} onChange={(event) => setQuery("gen", event.currentTarget.value)} />
+          <input type="number" min={1} placeholder="Gen" value={generation} onInput={(event) => setQuery("gen", event.currentTarget.value)} />
         </label>
         <label class="time">
           <span class="hidden">Go to a time</span>

@@ -7,14 +7,13 @@ import { Icon, TONE_ICON, type IconName } from "./icons";
 import "./keys";
 import { Restart } from "./lanes";
 import { Logs } from "./logs";
-import { askSiblings } from "./net";
 import { Overview } from "./overview";
 import { Dialog, Empty } from "./parts";
 import { PlanDialog } from "./plan";
 import { Ports } from "./ports";
 import { route, to } from "./route";
 import { Service } from "./service";
-import { begin, close, denied, instance, live, lostSince, me, notes, now, pictureAt, reconnect, services, skew, upstream } from "./state";
+import { begin, close, denied, live, lostSince, me, notes, now, pictureAt, reconnect, services, skew, upstream } from "./state";
 import { clock, rank, span, state, trouble } from "./words";
 
 setTheme(theme());
@@ -167,6 +166,4 @@ effect(() => {
   document.body.classList.toggle("stale", live.value === "stale");
 });
 render(<App />, document.getElementById("app")!);
-void askSiblings().then(begin);
-// Used by the tests of the page to know that it has begun.
-document.documentElement.dataset["ready"] = String(Boolean(instance));
+void begin();

@@ -31,20 +31,21 @@ siblings?.addEventListener("message", ({ data }: MessageEvent<Said>) => {
 });
 
 /** A tab that was opened from another one gets its token from it, if it has none: within a moment, or not at all. */
-export async function askSiblings() {
-  if (token || !siblings) return;
-  await new Promise<void>((done) => {
+export function askSiblings(): Promise<boolean> {
+  if (token || !siblings) return Promise.resolve(false);
+  return new Promise((done) => {
     const answer = ({ data }: MessageEvent<Said>) => {
       if (typeof data.token !== "string") return;
       setToken(data.token);
-      done();
+      end();
+    };
+    const end = () => {
+      siblings.removeEventListener("message", answer);
+      done(Boolean(token));
     };
     siblings.addEventListener("message", answer);
     siblings.postMessage({ want: "token" });
-    setTimeout(() => {
-      siblings.removeEventListener("message", answer);
-      done();
-    }, 60);
+    setTimeout(end, 60);
   });
 }
 

@@ -1,7 +1,7 @@
 // What is known, as signals. Nothing here is guessed: a button that was pressed changes nothing until the event says so.
 
 import { batch, computed, signal } from "@preact/signals";
-import { get, post, Refused, type Frame, type StreamState } from "./net";
+import { askSiblings, get, post, Refused, type Frame, type StreamState } from "./net";
 import { share } from "./share";
 import type { EventRecord, Instance, Me, Operation, Service } from "./types";
 
@@ -127,30 +127,34 @@ const everything = (): Frame[] => [
   ...events.value.map((record) => ({ event: "record", data: record, id: record.cursor })),
 ];
 
-let again = () => {};
+let again: (() => void) | null = null;
 
-/** Begins. Called once, and again when a token was given. */
-export async function begin() {
+/** Begins. Called once, and again when a token was given. Nothing waits for anything else that it does not need. */
+export async function begin(): Promise<void> {
   denied.value = null;
+  if (again) again();
+  else again = share(() => (cursor ? `stream?since=${encodeURIComponent(cursor)}` : "stream"), everything, on, told);
+  const siblings = askSiblings();
   try {
     me.value = await get<Me>("me");
   } catch (error) {
     if (error instanceof Refused && error.status === 401) {
+      if (await siblings) return begin();
       denied.value = error;
       return;
     }
   }
-  again = share(() => (cursor ? `stream?since=${encodeURIComponent(cursor)}` : "stream"), everything, on, told);
-  try {
-    const past = await get<{ events: EventRecord[] }>("events?limit=400");
-    remember(past.events);
-  } catch {
+  get<{ events: EventRecord[] }>("events?limit=400").then(
+    (past) => remember(past.events),
     // The stream says what is wrong.
-  }
+    () => {},
+  );
+  // Who may look already may be able to act with what another tab has.
+  if (await siblings) me.value = await get<Me>("me").catch(() => me.value);
 }
 
 /** Asks for the live stream at once, not after the pause. */
-export const reconnect = () => again();
+export const reconnect = () => again?.();
 
 /** Does something, and says at once if it was refused; how it ends comes as an event. */
 export async function act(path: string, body: unknown = {}) {

@@ -13,7 +13,7 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"525178f4fe1ed0c2\"",
+        tag: "\"4cadcb13d9c1a2a3\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },
