@@ -77,7 +77,13 @@ async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refused> {
         .await
         .map_err(|_| Refused::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive"))?
         .map_err(|_| Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", format!("a body may have {BODY} bytes")))?;
-    serde_json::from_slice(&bytes).map_err(|error| Refused::bad(format!("the body: {error}")))
+    let wrong = |error: serde_json::Error| Refused::bad(format!("the body: {error}"));
+    let document: Value = serde_json::from_slice(&bytes).map_err(wrong)?;
+    // serde would take a list for a struct, too.
+    if !document.is_object() {
+        return Err(Refused::bad("the body is a JSON object"));
+    }
+    serde_json::from_value(document).map_err(wrong)
 }
 
 pub(crate) async fn service(
@@ -111,7 +117,7 @@ pub(crate) async fn service(
         }
     };
     let subject = json!({ "action": action, "service": service });
-    Ok(begin(&app, admitted, &peer, &headers, subject, request))
+    begin(&app, admitted, &peer, &headers, subject, request)
 }
 
 pub(crate) async fn reload(
@@ -125,7 +131,7 @@ pub(crate) async fn reload(
     #[serde(deny_unknown_fields)]
     struct Nothing {}
     let Nothing {} = body(content).await?;
-    Ok(begin(&app, admitted, &peer, &headers, json!({ "action": "reload" }), Request::Reload { wait: true }))
+    begin(&app, admitted, &peer, &headers, json!({ "action": "reload" }), Request::Reload { wait: true })
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,7 +151,7 @@ pub(crate) async fn hold(
 ) -> Result<Response<Body>, Refused> {
     let Port { address, service } = body(content).await?;
     let subject = json!({ "action": "hold", "service": service, "address": address });
-    Ok(begin(&app, admitted, &peer, &headers, subject, Request::Hold { service, address }))
+    begin(&app, admitted, &peer, &headers, subject, Request::Hold { service, address })
 }
 
 pub(crate) async fn release(
@@ -157,7 +163,7 @@ pub(crate) async fn release(
 ) -> Result<Response<Body>, Refused> {
     let Port { address, service } = body(content).await?;
     let subject = json!({ "action": "release", "service": service, "address": address });
-    Ok(begin(&app, admitted, &peer, &headers, subject, Request::Release { service, address }))
+    begin(&app, admitted, &peer, &headers, subject, Request::Release { service, address })
 }
 
 /// How an operation that was begun stands.
@@ -170,10 +176,17 @@ pub(crate) async fn operation(State(app): State<Arc<App>>, Path(id): Path<String
 }
 
 /// Begins an operation, unless one with its key was begun already.
-fn begin(app: &Arc<App>, admitted: Admitted, peer: &Peer, headers: &HeaderMap, mut document: Value, request: Request) -> Response<Body> {
-    let key = api::short(headers, &IDEMPOTENCY_KEY);
+fn begin(
+    app: &Arc<App>,
+    admitted: Admitted,
+    peer: &Peer,
+    headers: &HeaderMap,
+    mut document: Value,
+    request: Request,
+) -> Result<Response<Body>, Refused> {
+    let key = idempotency_key(headers)?;
     if let Some(known) = key.as_deref().and_then(|key| app.hub.find_operation("key", key)) {
-        return accepted(app, &known);
+        return Ok(accepted(app, &known));
     }
     document["id"] = json!(api::next_operation(app));
     document["key"] = json!(key);
@@ -195,7 +208,17 @@ fn begin(app: &Arc<App>, admitted: Admitted, peer: &Peer, headers: &HeaderMap, m
         app.audit.say(&format!("{}: {state}{}", describe(&document), message.map_or(String::new(), |why| format!(": {why}"))));
         app.hub.operation(document);
     });
-    response
+    Ok(response)
+}
+
+/// What the client calls this operation, if it does.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    if !headers.contains_key(IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let plain = |key: &&str| key.len() <= 128 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    let key = guard::only(headers, &IDEMPOTENCY_KEY).filter(plain);
+    key.map(|key| Some(key.to_owned())).ok_or_else(|| Refused::bad("Idempotency-Key has at most 128 letters, digits and _ . -"))
 }
 
 fn describe(document: &Value) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::header::HeaderValue;
 use axum::http::{Request as HttpRequest, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse as _;
@@ -422,9 +422,4 @@ pub(crate) fn tally<'a>(words: impl Iterator<Item = &'a str>) -> BTreeMap<&'a st
         *all.entry(word).or_default() += 1;
         all
     })
-}
-
-/// A header's value as text, short enough to be kept.
-pub(crate) fn short(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    guard::only(headers, name).filter(|value| value.len() <= 128).map(str::to_owned)
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use stayput_wire::runtime::DASHBOARD;
 
 const TOKEN_BYTES: usize = 24;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Why the tokens could not be had.
 #[derive(Debug)]
@@ -156,7 +157,6 @@ fn random() -> Result<String, TokenError> {
     if got != TOKEN_BYTES {
         return Err(TokenError::Random(Errno::IO));
     }
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
     Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect())
 }

@@ -117,6 +117,8 @@ fn an_operation_is_told_from_its_beginning_to_its_end() {
     assert_eq!(begun.status, 202);
     let id = begun.json()["id"].clone();
     assert_eq!(served.post("/api/v1/services/web/restart", &headers, "{}").json()["id"], id, "the same key is the same operation");
+    let odd = [OURS, ("Content-Type", "application/json"), (name, value.as_str()), ("Idempotency-Key", "no spaces")];
+    assert_eq!(served.post("/api/v1/services/web/restart", &odd, "{}").status, 400);
     assert_eq!(stream.until("operation").data["state"], "running");
     let done = stream.until("operation").data;
     assert_eq!((&done["id"], &done["state"]), (&id, &json!("done")));
