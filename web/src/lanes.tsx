@@ -11,13 +11,17 @@ import { clock, count, OUTCOME, plural, port, ports, span, verdict } from "./wor
 
 const MARKS: Record<string, string> = {
   "restart-requested": "requested",
-  starting: "started",
+  spawned: "started",
   listening: "listening",
   ready: "ready",
+  canary: "canary",
   switched: "switched",
+  settled: "settled",
   "stop-signal": "stop signal",
-  exited: "exited",
+  killed: "killed",
+  gone: "exited",
   "not-ready": "never ready",
+  "rolling-back": "rolling back",
   "rolled-back": "rolled back",
   crashed: "crashed",
 };
@@ -29,11 +33,11 @@ const number = (value: unknown) => (typeof value === "number" ? value : null);
 /** What belongs to the restart that began generation `to`. */
 export function story(service: string, to: number): Story | null {
   const mine = events.value.filter((event) => event.service === service);
-  const begin = mine.find((event) => event.generation === to && ["starting", "spawned", "listening", "ready", "switched"].includes(event.kind));
+  const begin = mine.find((event) => event.generation === to && ["spawned", "listening", "ready", "switched"].includes(event.kind));
   if (!begin) return null;
   const from = mine.map((event) => (event.generation === to || event.data?.["to"] === to ? number(event.data?.["from"]) : null)).find((id) => id !== null) ?? null;
   const asked = mine.findLast((event) => event.kind === "restart-requested" && event.at_ms <= begin.at_ms && begin.at_ms - event.at_ms < 600_000);
-  const next = mine.find((event) => event.generation !== null && event.generation > to && event.kind === "starting");
+  const next = mine.find((event) => event.generation !== null && event.generation > to && event.kind === "spawned");
   const marks = mine.filter(
     (event) =>
       event === asked ||
@@ -88,11 +92,11 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
   const end = told.over ? last : Math.max(last, clockNow + skew.value);
   const length = Math.max(end - begin, 1000) * 1.04;
   const x = (ms: number) => ((ms - begin) / length) * WIDTH;
-  const starting = at(told, "starting", told.to) ?? begin;
+  const starting = at(told, "spawned", told.to) ?? begin;
   const switched = told.marks.find((mark) => mark.kind === "switched")?.at_ms;
   const stop = at(told, "stop-signal", told.from);
-  const gone = at(told, "exited", told.from);
-  const failed = told.marks.find((mark) => ["not-ready", "rolled-back", "crashed"].includes(mark.kind) && (mark.generation === told.to || mark.data?.["from"] === told.to));
+  const gone = at(told, "gone", told.from);
+  const failed = told.marks.find((mark) => ["not-ready", "rolling-back", "rolled-back", "crashed"].includes(mark.kind) && (mark.generation === told.to || mark.data?.["from"] === told.to));
   const bar = (from: number, till: number, kind: string, y: number) =>
     till > from && <rect class={`bar-${kind}`} x={x(from)} y={y} width={Math.max(2, x(till) - x(from))} height={26} rx={3} />;
   const step = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 300_000].find((step) => length / step <= 9) ?? 600_000;
@@ -189,7 +193,7 @@ export function RestartCard({ name, id, whole = false }: { name: string; id: num
   const service = byName.value.get(name);
   const told = story(name, id);
   const ledger = service?.ledger?.to === id ? service.ledger : null;
-  const [word, tone] = ledger ? OUTCOME[ledger.outcome] : told?.marks.some((mark) => ["rolled-back", "not-ready"].includes(mark.kind)) ? (["failed", "bad"] as const) : (["switched", "good"] as const);
+  const [word, tone] = ledger ? OUTCOME[ledger.outcome] : told?.marks.some((mark) => ["rolled-back", "rolling-back", "not-ready"].includes(mark.kind)) ? (["failed", "bad"] as const) : (["switched", "good"] as const);
   const asked = told?.marks.find((mark) => mark.kind === "restart-requested");
   return (
     <section class="card restart" aria-labelledby={`r-${id}`}>

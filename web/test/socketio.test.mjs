@@ -74,8 +74,9 @@ test("without a token there is nothing, and other namespaces and events do not e
     const socket = io(guarded.url, { auth: { token: guarded.tokens().operate }, reconnection: false, forceNew: true });
     await within("status", (done) => socket.on("status", done));
     for (const name of ["restart", "stop", "call", "resume"]) socket.emit(name, { service: "web", since: "nonsense" });
+    const record = within("record", (done) => socket.on("record", done));
     await instance.play({ records: { count: 1 } });
-    await within("record", (done) => socket.on("record", done));
+    await record;
     assert.equal((await instance.play({ requests: {} })).length, before);
     socket.close();
   } finally {

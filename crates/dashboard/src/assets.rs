@@ -6,14 +6,14 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.css",
         kind: "text/css; charset=utf-8",
-        tag: "\"55b5a96e4ddf7daf\"",
+        tag: "\"55de9892c417161e\"",
         plain: include_bytes!("../assets/app.css"),
         brotli: include_bytes!("../assets/app.css.br"),
     },
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"4cadcb13d9c1a2a3\"",
+        tag: "\"59131d3437ff7a9a\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },

@@ -39,7 +39,7 @@ impl FakeControl {
             service.generations.insert(0, scenes::generation(to, GenerationPhase::Spawning, 0, 0));
             service.ledger = Some(ledger.clone());
         });
-        step("starting", Level::Info, to, format!("generation {to} was started"), json!({ "from": from, "to": to, "pid": 31_337 }));
+        step("spawned", Level::Info, to, format!("generation {to} was started"), json!({ "from": from, "to": to, "pid": 31_337 }));
         self.line(name, to, Stream::Stdout, "\u{1b}[36mINFO\u{1b}[0m  booting");
         self.pause(Duration::from_millis(400));
         let phase = |service: &mut stayput_wire::ServiceStatus, id: u64, phase: GenerationPhase| {
@@ -92,7 +92,7 @@ impl FakeControl {
         );
         self.service(name, |service| phase(service, from, GenerationPhase::Stopping));
         self.pause(Duration::from_millis(300));
-        step("exited", Level::Info, from, format!("generation {from} exited with status 0"), json!({ "status": 0 }));
+        step("gone", Level::Info, from, format!("generation {from} exited with status 0"), json!({ "status": 0 }));
         ledger.outcome = Outcome::Switched;
         ledger.drained = Measured::Count(12);
         let end = ledger.clone();

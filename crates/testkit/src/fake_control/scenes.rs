@@ -389,7 +389,7 @@ pub(super) fn past(fake: &FakeControl, scene: Scene) {
     note(
         189,
         Some("web"),
-        "starting",
+        "spawned",
         Level::Info,
         Some(8),
         "generation 8 was started, pid 20063",
@@ -423,7 +423,7 @@ pub(super) fn past(fake: &FakeControl, scene: Scene) {
         "TERM was sent to generation 7",
         json!({ "signal": "TERM", "grace_ms": 10_000 }),
     );
-    note(176, Some("web"), "exited", Level::Info, Some(7), "generation 7 exited with status 0", json!({ "status": 0 }));
+    note(176, Some("web"), "gone", Level::Info, Some(7), "generation 7 exited with status 0", json!({ "status": 0 }));
     note(
         175,
         Some("web"),
@@ -456,7 +456,7 @@ pub(super) fn past(fake: &FakeControl, scene: Scene) {
         note(
             seconds + 2,
             Some("mail"),
-            "starting",
+            "spawned",
             Level::Info,
             Some(generation),
             &format!("generation {generation} was started, pid 2{generation}77"),
