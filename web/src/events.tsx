@@ -30,7 +30,7 @@ export function Feed({ events, chosen }: { events: EventRecord[]; chosen?: strin
               </a>
             )}
             <span class="text">{event.text}</span>
-            {event.service && event.kind === "switched" && event.generation !== null && (
+            {event.service && event.kind === "switched" && event.generation !== null && event.data?.["from"] != null && (
               <a class="more" href={to.restart(event.service, event.generation)}>
                 the restart
               </a>

@@ -105,7 +105,7 @@ export const ports = (service: Service): Listener[] => {
 
 /** One sentence, with every number that was measured, and none that was not. */
 export function verdict(ledger: Ledger): string {
-  const part = (value: Measured, word: string) => `${typeof value === "number" ? value.toLocaleString("en") : "not measured:"} ${word}`;
+  const part = (value: Measured, word: string) => (typeof value === "number" ? `${value.toLocaleString("en")} ${word}` : `${word} not measured`);
   const gap = typeof ledger.gap_ms === "number" ? `Listener gap ${ledger.gap_ms} ms` : "Listener gap not measured";
   return [gap, part(ledger.refused, "refused"), part(ledger.drained, "drained"), part(ledger.cut, "cut")].join(" · ");
 }
