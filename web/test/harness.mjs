@@ -11,7 +11,7 @@ import { chromium } from "playwright-core";
 
 const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, "../..");
-const bin = (name) => join(process.env.STAYPUT_BIN_DIR ?? join(root, "target/debug"), name);
+export const bin = (name) => join(process.env.STAYPUT_BIN_DIR ?? join(root, "target/debug"), name);
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
 export const SIZES = { desktop: { width: 1440, height: 900 }, phone: { width: 360, height: 800 } };

@@ -1,8 +1,12 @@
 // What stays true while things break: the dashboard, the daemon, the network, and many tabs.
 
 import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, test } from "node:test";
-import { browser, closeBrowser, dashboard, fake, open, until } from "./harness.mjs";
+import { bin, browser, closeBrowser, dashboard, fake, freePort, open, until } from "./harness.mjs";
 
 const closing = [];
 after(async () => {
@@ -128,6 +132,63 @@ test("fifty thousand lines: ten thousand are kept, and the page stays quick", as
   assert.ok(frames[30] < 50, "scrolling is smooth");
   await page.getByPlaceholder("Find…").fill("#49998");
   await until("found", () => page.evaluate(() => CSS.highlights.get("found")?.size === 1));
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("a dashboard that stayput keeps: a restart fails no request, a SIGKILL refuses none, and the page misses nothing", async () => {
+  const instance = await fake("ten");
+  const runtime = mkdtempSync(join(tmpdir(), "stayput-web-run-"));
+  chmodSync(runtime, 0o700);
+  const port = await freePort();
+  // A service is told the control socket of its own instance; this one is to show another one.
+  const env = { ...process.env, XDG_RUNTIME_DIR: runtime };
+  const stayput = (...args) => execFileSync(bin("stayput"), args, { env, encoding: "utf8" });
+  const options = ["run", "--name", "page", "--soak", "300ms", "--drain", "2s"];
+  const kept = spawn(bin("stayput"), [...options, "--", "env", `STAYPUT_CONTROL=${instance.socket}`, bin("stayput"), "dashboard", "--listen", `127.0.0.1:${port}`], { env, stdio: "ignore" });
+  closing.push(instance.close, () => kept.kill(), () => rmSync(runtime, { recursive: true, force: true }));
+  const url = `http://127.0.0.1:${port}/`;
+  const serving = () => {
+    try {
+      const [service] = JSON.parse(stayput("status", "--json")).services;
+      return service.phase === "ready" && service.generations.find((one) => one.phase === "ready");
+    } catch {
+      return null;
+    }
+  };
+  const first = await until("it serves", () => fetch(`${url}healthz`).then(() => serving(), () => null), 20_000);
+  const { page, wrong, close } = await open(`${url}events`);
+  await live(page);
+  await page.evaluate(() => (window.same = true));
+  // Fresh connections, one after the other, for as long as it takes.
+  const failed = [];
+  let asked = 0;
+  let goes = true;
+  const asking = (async () => {
+    while (goes) {
+      asked++;
+      const error = await fetch(`${url}healthz`, { headers: { Connection: "close" } }).then((answer) => (answer.ok ? null : answer.status), (error) => error.cause?.code ?? String(error));
+      if (error) failed.push(error);
+      await new Promise((done) => setTimeout(done, 5));
+    }
+  })();
+  await instance.play({ records: { count: 3 } });
+  await until("three notes", async () => (await notes(page)).length === 3);
+  stayput("restart", "page");
+  await instance.play({ records: { count: 7 } });
+  await until("ten notes after a restart", async () => (await notes(page)).length === 10);
+  assert.deepEqual(failed, [], `a restart of the dashboard failed some of ${asked} requests`);
+  const second = await until("the second one serves", serving);
+  assert.notEqual(second.pid, first.pid);
+  process.kill(second.pid, "SIGKILL");
+  await instance.play({ records: { count: 20 } });
+  await until("thirty notes after a kill", async () => (await notes(page)).length === 30, 20_000);
+  await live(page);
+  goes = false;
+  await asking;
+  // What it had accepted and not answered dies with it; nobody is refused.
+  assert.ok(failed.length <= 1 && !failed.includes("ECONNREFUSED"), `${failed} of ${asked}`);
+  assert.ok(await page.evaluate(() => window.same), "the page was not loaded again");
   assert.deepEqual(await wrong(), []);
   await close();
 });
