@@ -32,9 +32,15 @@ const built = await build({
   logLevel: "warning",
 });
 
-const KINDS = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
+const KINDS = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml", txt: "text/plain; charset=utf-8" };
 const files = new Map(built.outputFiles.map((file) => [relative(join(here, "out"), file.path), Buffer.from(file.contents)]));
 for (const name of ["index.html", "icon.svg"]) files.set(name, readFileSync(join(here, "src", name)));
+// What is in app.js besides our own, under its own licences.
+const licences = ["preact", "@preact/signals", "@preact/signals-core", "lucide"].map((name) => {
+  const { version, license } = JSON.parse(readFileSync(join(here, "node_modules", name, "package.json"), "utf8"));
+  return `${name} ${version} (${license})\n\n${readFileSync(join(here, "node_modules", name, "LICENSE"), "utf8").trim()}\n`;
+});
+files.set("licences.txt", Buffer.from(licences.join("\n\n")));
 const names = [...files.keys()].sort();
 
 const gz = gzipSync(files.get("app.js"), { level: 9 }).length;

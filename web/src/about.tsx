@@ -133,7 +133,7 @@ export function About() {
           />
         </p>
         <p class="source">
-          For programs: <a data-native href={`${base.pathname}api/v1/openapi.json`}>the API's description</a>, <a data-native href={`${base.pathname}plain`}>plain text</a>, <a data-native href={`${base.pathname}metrics`}>metrics</a>.
+          For programs: <a data-native href={`${base.pathname}api/v1/openapi.json`}>the API's description</a>, <a data-native href={`${base.pathname}plain`}>plain text</a>, <a data-native href={`${base.pathname}metrics`}>metrics</a>. In this page: <a data-native href={`${base.pathname}licences.txt`}>licences</a>.
         </p>
       </section>
       <section class="card" aria-labelledby="keys">

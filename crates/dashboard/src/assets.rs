@@ -13,7 +13,7 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"014bedce0b9c7179\"",
+        tag: "\"fa3c99d308b23803\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },
@@ -30,5 +30,12 @@ pub(crate) const ASSETS: &[Asset] = &[
         tag: "\"33b7b58935746ba9\"",
         plain: include_bytes!("../assets/index.html"),
         brotli: include_bytes!("../assets/index.html.br"),
+    },
+    Asset {
+        path: "licences.txt",
+        kind: "text/plain; charset=utf-8",
+        tag: "\"787d0f2d3dd97180\"",
+        plain: include_bytes!("../assets/licences.txt"),
+        brotli: include_bytes!("../assets/licences.txt.br"),
     },
 ];
