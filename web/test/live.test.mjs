@@ -109,7 +109,7 @@ test("fifty thousand lines: ten thousand are kept, and the page stays quick", as
   const served = await dashboard(instance.socket);
   closing.push(instance.close, served.close);
   const { page, wrong, close } = await open(`${served.url}logs?svc=web`);
-  await page.waitForSelector(".l");
+  await page.waitForSelector(".l", { state: "attached" });
   await instance.play({ lines: { service: "web", count: 50_000, "per_second": 10_000, text: "INFO one of very many" } });
   await page.getByText("#49999").waitFor({ state: "attached", timeout: 60_000 });
   const kept = await page.locator(".l").count();

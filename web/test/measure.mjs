@@ -59,7 +59,7 @@ say("largest contentful paint, ms, median and worst of 10", `${share(lcps, 0.5).
 }
 {
   const { page, close } = await open(`${served.url}logs?svc=web`);
-  await page.waitForSelector(".l");
+  await page.waitForSelector(".l", { state: "attached" });
   await page.evaluate(() => {
     window.tasks = [];
     new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => Math.round(entry.duration)))).observe({ type: "longtask" });

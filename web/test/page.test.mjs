@@ -78,7 +78,7 @@ test("each page has an address, and shows itself on both sizes in both themes wi
             link.remove();
           }, path);
           await page.waitForSelector("main > *:not(.skeleton)");
-          if (path.endsWith("logs")) await page.waitForSelector(".l");
+          if (path.endsWith("logs")) await page.waitForSelector(".l", { state: "attached" });
           await until("no skeleton", async () => !(await page.locator(".skeleton").count()));
           const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
           assert.ok(width <= 0, `${path} is ${width} px too wide`);
@@ -215,7 +215,7 @@ test("the keyboard reaches everything", async () => {
 
 test("logs: find, filter, streams, pause, the run before, a time, a file", async () => {
   const { page, wrong, close } = await open(`${served.url}logs?svc=web,api`);
-  await page.waitForSelector(".l");
+  await page.waitForSelector(".l", { state: "attached" });
   assert.deepEqual(await page.evaluate(() => [...new Set([...document.querySelectorAll(".l .s")].map((one) => one.textContent))].sort()), ["api", "web"]);
   assert.ok(await page.locator(".l .f2").count(), "colours stay");
   await page.getByPlaceholder("Find…").fill("checkout");
@@ -237,14 +237,14 @@ test("logs: find, filter, streams, pause, the run before, a time, a file", async
   await page.getByRole("spinbutton").blur();
   await page.getByRole("button", { name: "Pause" }).click();
   const count = () => page.locator(".l").count();
-  await page.waitForSelector(".l.out");
+  await page.waitForSelector(".l.out", { state: "attached" });
   const before = await count();
   await instance.play({ lines: { service: "web", count: 5, "per_second": 100, text: "while paused" } });
   await page.getByRole("button", { name: "Go on (5 new)" }).click();
   await page.getByText("while paused #4").waitFor();
   assert.equal(await count(), before + 5);
   await page.goto(`${served.url}s/web/logs?previous=1`);
-  await page.waitForSelector(".l");
+  await page.waitForSelector(".l", { state: "attached" });
   assert.deepEqual(await page.evaluate(() => [...new Set([...document.querySelectorAll(".l .g")].map((one) => one.textContent))]), ["7"]);
   const at = await page.evaluate(() => document.querySelectorAll(".l")[20].dataset.t);
   await page.goto(`${served.url}s/web/logs?at=${at}`);
@@ -259,7 +259,7 @@ test("logs: find, filter, streams, pause, the run before, a time, a file", async
 
 test("follow stops when one scrolls up, and goes on at the end", async () => {
   const { page, close } = await open(`${served.url}logs?svc=web`);
-  await page.waitForSelector(".l");
+  await page.waitForSelector(".l", { state: "attached" });
   const distance = () => page.evaluate(() => { const box = document.querySelector(".tail"); return box.scrollHeight - box.scrollTop - box.clientHeight; });
   await until("at the end", async () => (await distance()) < 5);
   await page.evaluate(() => (document.querySelector(".tail").scrollTop = 200));
@@ -280,7 +280,7 @@ test("hostile names, texts and lines stay text", async () => {
     await live(page);
     await page.waitForSelector("main > *:not(.skeleton)");
     if (path === "logs") {
-      await page.waitForSelector(".l");
+      await page.waitForSelector(".l", { state: "attached" });
       assert.equal(await page.locator(".tail a").count(), 0, "no link out of a line");
       await page.getByPlaceholder("Find…").fill("<img");
       await until("marks", () => page.evaluate(() => CSS.highlights.get("found")?.size > 3));

@@ -25,7 +25,7 @@ const SHOTS = [
   ["ports", "ports"],
   ["events", "events"],
   ["logs", "logs", async (page) => {
-    await page.waitForSelector(".l");
+    await page.waitForSelector(".l", { state: "attached" });
     await page.getByPlaceholder("Find…").fill("items");
     await page.waitForTimeout(300);
   }],

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use stayput_wire::{Answer, Cursor, EventRecord, InstanceStatus, Reply, Request, ServiceStatus};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 
 use crate::link::{Link, LinkError};
 
@@ -22,6 +22,8 @@ use crate::link::{Link, LinkError};
 const RING: usize = 512;
 /// Messages that a slow client may be behind before it is told that it missed some.
 const BEHIND: usize = 256;
+/// Questions to the daemon at once for what clients missed.
+const QUESTIONS: usize = 4;
 /// A picture is taken this often while somebody looks and nothing happens.
 const PICTURE_EVERY: Duration = Duration::from_secs(1);
 /// After an event it is taken this soon, so that several events at once make one picture.
@@ -117,6 +119,11 @@ fn document(status: &InstanceStatus, at_ms: u64, full: bool, services: &[&Servic
     json!({ "at_ms": at_ms, "full": full, "instance": instance, "services": services, "gone": gone })
 }
 
+/// Whether an event is one that a client has seen that has seen everything up to `since`.
+pub(crate) fn is_seen(frame: &Frame, since: Option<Cursor>) -> bool {
+    frame.cursor.zip(since).is_some_and(|(cursor, since)| cursor.boot == since.boot && cursor.seq <= since.seq)
+}
+
 /// What a client starts with.
 pub(crate) struct Start {
     /// The last event that there was.
@@ -138,6 +145,8 @@ pub(crate) struct Hub {
     watchers: AtomicUsize,
     wake: Notify,
     ended: tokio::sync::watch::Sender<bool>,
+    /// Questions to the daemon for what somebody missed: all pages come back at once when we were away.
+    pub(crate) questions: Semaphore,
 }
 
 /// Somebody who looks: while one lives, pictures are taken.
@@ -179,6 +188,7 @@ impl Hub {
             watchers: AtomicUsize::new(0),
             wake: Notify::new(),
             ended: tokio::sync::watch::channel(false).0,
+            questions: Semaphore::new(QUESTIONS),
         })
     }
 
@@ -321,17 +331,12 @@ impl Hub {
 
     async fn follow_once(&self) -> Result<std::convert::Infallible, LinkError> {
         let mut link = Link::connect(&self.control).await?;
-        let known = self.lock().last;
-        let since = match known {
-            Some(last) => last,
-            // From a known place on, so that who asks for what was before can be given all of it.
-            None => self.take(&mut link).await?.status.cursor.unwrap_or(Cursor::NOW),
-        };
-        link.send(&Request::Events { since: Some(since), follow: true, services: Vec::new() }).await?;
+        // At first all that the daemon has: who comes back after us finds it here, and does not have to ask for it alone.
+        let since = self.lock().last;
+        link.send(&Request::Events { since, follow: true, services: Vec::new() }).await?;
         {
             let mut seen = self.lock();
             (seen.instance, seen.release) = (link.instance.clone(), link.release.clone());
-            seen.last = Some(since).filter(|since| *since != Cursor::NOW);
             let was = std::mem::replace(&mut seen.upstream, Upstream::Up);
             if was != Upstream::Up {
                 let _ = self.out.send(Arc::new(upstream_frame(&Upstream::Up)));

@@ -6,7 +6,6 @@
 //!
 //! The guard in front of everything has looked at Host and Origin of each request already, upgrades and polls included.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::access::{Admitted, Denied, Manner, Peer};
 use crate::api::App;
 use crate::guard;
-use crate::hub::{Frame, ended};
+use crate::hub::{Frame, ended, is_seen};
 use crate::stream;
 
 /// Clients at once.
@@ -124,32 +123,29 @@ async fn serve(app: &Arc<App>, socket: &SocketRef, admitted: Admitted, auth: &Au
             send(socket, frame).await?;
             since = frame.cursor.or(since);
         }
-        let mut sent = HashSet::new();
         match start.fetch {
             Some((after, Some(until))) => {
                 for frame in stream::missed(&app.hub, after, until).await {
-                    sent.extend(frame.cursor);
                     send(socket, &frame).await?;
+                    since = frame.cursor.or(since);
                 }
-                since = Some(until);
+                since = Some(stream::later(since, until));
             }
             Some((_, None)) => {}
             None => since = since.or_else(|| app.hub.last()),
         }
-        match live(app, socket, start.live, &mut since, &sent, &mut asked, admitted, auth).await? {
+        match live(app, socket, start.live, &mut since, &mut asked, admitted, auth).await? {
             Next::Again(from) => since = from,
             Next::Over => return send(socket, &Frame::new("bye", None, &json!({}))).await,
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one loop, cut from its surroundings to fit a screen")]
 async fn live(
     app: &App,
     socket: &SocketRef,
     mut frames: tokio::sync::broadcast::Receiver<Arc<Frame>>,
     since: &mut Option<Cursor>,
-    sent: &HashSet<Cursor>,
     asked: &mut mpsc::Receiver<Cursor>,
     admitted: Admitted,
     auth: &Auth,
@@ -162,7 +158,7 @@ async fn live(
     loop {
         tokio::select! {
             next = frames.recv() => match next {
-                Ok(frame) if frame.cursor.is_some_and(|cursor| sent.contains(&cursor)) => {}
+                Ok(frame) if is_seen(&frame, *since) => {}
                 Ok(frame) => {
                     send(socket, &frame).await?;
                     *since = frame.cursor.or(*since);

@@ -4,7 +4,6 @@
 //! happens: `record`s with the id to come back with, `status` differences, `operation`s, `upstream`. `gap` says that events are missing,
 //! `reset` that they are of a daemon that is gone, `bye` that this process ends and another one is there already or soon.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::access::{Admitted, By};
 use crate::api::App;
 use crate::feed::{Gone, Writer, feed};
-use crate::hub::{Frame, Hub, Watcher, now_ms};
+use crate::hub::{Frame, Hub, Watcher, is_seen, now_ms};
 use crate::link::{Link, LinkError};
 use crate::reply::Refused;
 
@@ -88,31 +87,31 @@ async fn serve(
             writer.send(frame.sse.clone()).await?;
             since = frame.cursor.or(since);
         }
-        let mut sent = HashSet::new();
         let mut waits = false;
         match start.fetch {
             Some((after, Some(until))) => {
-                sent = fetch(&app.hub, writer, after, until).await?;
-                since = Some(until);
+                for frame in missed(&app.hub, after, until).await {
+                    writer.send(frame.sse.clone()).await?;
+                    since = frame.cursor.or(since);
+                }
+                since = Some(later(since, until));
             }
             // We have not reached the daemon ourselves yet.
             Some((_, None)) => waits = true,
             None => since = since.or_else(|| app.hub.last()),
         }
-        if !live(app, writer, start.live, &mut since, &sent, waits, admitted, authorization.as_ref()).await? {
+        if !live(app, writer, start.live, &mut since, waits, admitted, authorization.as_ref()).await? {
             return Ok(());
         }
     }
 }
 
 /// Passes on what happens, until this process ends (`false`) or the client has to begin again (`true`).
-#[expect(clippy::too_many_arguments, reason = "one loop, cut from its surroundings to fit a screen")]
 async fn live(
     app: &App,
     writer: &Writer,
     mut frames: tokio::sync::broadcast::Receiver<Arc<Frame>>,
     since: &mut Option<Cursor>,
-    sent: &HashSet<Cursor>,
     waits: bool,
     admitted: Admitted,
     authorization: Option<&HeaderValue>,
@@ -125,7 +124,7 @@ async fn live(
             biased;
             () = writer.closed() => return Err(Gone),
             next = frames.recv() => match next {
-                Ok(frame) if frame.cursor.is_some_and(|cursor| sent.contains(&cursor)) => {}
+                Ok(frame) if is_seen(&frame, *since) => {}
                 Ok(_) if waits && app.hub.last().is_some() => return Ok(true),
                 Ok(frame) => {
                     writer.send(frame.sse.clone()).await?;
@@ -149,19 +148,15 @@ async fn live(
     }
 }
 
-/// Sends what the daemon still has of the events after `since` and up to `until`; says which they were.
-async fn fetch(hub: &Arc<Hub>, writer: &Writer, since: Cursor, until: Cursor) -> Result<HashSet<Cursor>, Gone> {
-    let mut sent = HashSet::new();
-    for frame in missed(hub, since, until).await {
-        sent.extend(frame.cursor);
-        writer.send(frame.sse).await?;
-    }
-    Ok(sent)
+/// Where a client stands that had seen everything up to `since` and was given everything up to `until`. It may be further than we are.
+pub(crate) fn later(since: Option<Cursor>, until: Cursor) -> Cursor {
+    since.filter(|since| since.boot == until.boot && since.seq > until.seq).unwrap_or(until)
 }
 
 /// What the daemon still has of the events after `since` and up to `until`, and where something is missing. Its own memory bounds it.
 pub(crate) async fn missed(hub: &Arc<Hub>, since: Cursor, until: Cursor) -> Vec<Frame> {
     let mut frames = Vec::new();
+    let _turn = hub.questions.acquire().await;
     if collect(hub, since, until, &mut frames).await.is_err() {
         frames.push(Frame::new("gap", None, &json!({ "missed": null })));
     }

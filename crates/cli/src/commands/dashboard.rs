@@ -82,7 +82,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         options.listen = args.listen.concat();
     }
     // Into the log of the service that it is: who did what, and where it listens.
-    stayput_dashboard::run(options, Audit::new(|line| drop(output::say(&format!("{line}\n"))))).map_err(|error| failed(&error))?;
+    let audit = Audit::new(|line| {
+        output::say(&format!("{line}\n"));
+    });
+    stayput_dashboard::run(options, audit).map_err(|error| failed(&error))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,7 +121,9 @@ fn link(args: &Args, control: &std::path::Path) -> Result<ExitCode, Error> {
     }
     let token = if args.view { &tokens.view } else { &tokens.operate };
     match tokens.urls.first() {
-        Some(url) => drop(output::say(&format!("{url}#token={token}\n"))),
+        Some(url) => {
+            output::say(&format!("{url}#token={token}\n"));
+        }
         None => return Err(Error::new(Kind::Failed, "the dashboard has not said yet where it is")),
     }
     Ok(ExitCode::SUCCESS)

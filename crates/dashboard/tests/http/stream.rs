@@ -97,6 +97,24 @@ fn a_daemon_that_goes_away_is_told_and_its_successor_resets() {
 }
 
 #[test]
+fn many_that_come_back_at_once_each_get_what_they_missed() {
+    let served = serve(Scene::Ten, |_| ());
+    let cursors = happen(&served.fake, 1600);
+    // From before what the dashboard itself keeps, from within it, and from a moment ago.
+    let mut streams: Vec<_> = (0..150)
+        .map(|number| {
+            let from = [100, 1500, 1590][number % 3];
+            (from, served.follow(&since(&cursors[from]), &[OURS]))
+        })
+        .collect();
+    let next = happen(&served.fake, 5);
+    for (from, stream) in &mut streams {
+        let expected: Vec<&String> = cursors[*from + 1..].iter().chain(&next).collect();
+        assert_eq!(stream.ids(expected.len()).iter().collect::<Vec<_>>(), expected, "from {from}");
+    }
+}
+
+#[test]
 fn wrong_cursors_are_refused() {
     let served = serve(Scene::Ten, |_| ());
     for wrong in ["x", "1-", "5eed-1%0d%0a", "-1--1"] {
