@@ -121,7 +121,7 @@ impl Hosts {
         };
         let lower = host.to_ascii_lowercase();
         let (Some(one), Some(other)) = (split(authority), split(&lower)) else { return false };
-        if secure && !self.tls && !self.named(&lower, other.host) {
+        if secure != self.tls && !(secure && self.named(&lower, other.host)) {
             return false;
         }
         let usual = if secure { 443 } else { 80 };

@@ -35,6 +35,7 @@ mod server;
 mod socketio;
 mod stream;
 mod time;
+mod tls;
 pub mod tokens;
 
 use std::io::ErrorKind;
@@ -48,6 +49,7 @@ use tokio::sync::Semaphore;
 
 pub use link::LinkError;
 pub use options::{DashboardError, Options};
+pub use tls::{Certificate, TlsError};
 pub use tokens::{Role, TokenError, Tokens};
 
 /// Where lines for people go: who did what, and what could not be done. This crate prints nothing itself.
@@ -83,6 +85,7 @@ pub fn run(options: Options, audit: Audit) -> Result<(), DashboardError> {
 
 async fn serve(options: Options, audit: Audit) -> Result<(), DashboardError> {
     more_descriptors();
+    let tls = options.tls.as_ref().map(tls::acceptor).transpose().map_err(DashboardError::Tls)?;
     let path = Tokens::path(&options.control);
     let known = Tokens::read(&path).map_err(DashboardError::Tokens)?;
     let mut tokens = match known {
@@ -91,7 +94,8 @@ async fn serve(options: Options, audit: Audit) -> Result<(), DashboardError> {
     };
     let listeners = bind(&options.listen, &audit).await?;
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    tokens.urls = addresses.iter().map(|address| format!("http://{address}{}", options.base)).collect();
+    tokens.urls =
+        addresses.iter().map(|address| format!("{}://{address}{}", if tls.is_some() { "https" } else { "http" }, options.base)).collect();
     tokens.write(&path).map_err(DashboardError::Tokens)?;
     for url in &tokens.urls {
         audit.say(&format!("listening on {url}"));
@@ -105,7 +109,7 @@ async fn serve(options: Options, audit: Audit) -> Result<(), DashboardError> {
             Some(path),
             options.same_user && addresses.iter().all(|address| server::is_local(address.ip())),
         ),
-        hosts: guard::Hosts { names: options.allow_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(), tls: false },
+        hosts: guard::Hosts { names: options.allow_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(), tls: tls.is_some() },
         read_only: options.read_only,
         base: options.base,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -118,8 +122,9 @@ async fn serve(options: Options, audit: Audit) -> Result<(), DashboardError> {
     tokio::spawn(Arc::clone(&hub).follow());
     tokio::spawn(Arc::clone(&hub).look());
     let places = Arc::new(Semaphore::new(server::CONNECTIONS));
+    let served = server::Served { router, base, tls };
     for listener in listeners {
-        tokio::spawn(server::serve(listener, router.clone(), Arc::clone(&base), Arc::clone(&places), hub.ending()));
+        tokio::spawn(server::serve(listener, served.clone(), Arc::clone(&places), hub.ending()));
     }
 
     let (mut term, mut int) = (

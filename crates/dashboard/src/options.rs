@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::server::is_local;
+use crate::tls::{Certificate, TlsError};
 use crate::tokens::TokenError;
 
 /// What a dashboard is told.
@@ -23,6 +24,8 @@ pub struct Options {
     pub allow_hosts: Vec<String>,
     /// Where the page is mounted: begins and ends with a slash.
     pub base: String,
+    /// Speak TLS with this certificate.
+    pub tls: Option<Certificate>,
 }
 
 /// Why there is no dashboard.
@@ -38,6 +41,8 @@ pub enum DashboardError {
     Nowhere,
     /// `bind` failed.
     Bind(SocketAddr, std::io::Error),
+    /// The certificate cannot be used.
+    Tls(TlsError),
     /// The tokens could not be had.
     Tokens(TokenError),
     /// There is no event loop, or no signals.
@@ -52,6 +57,7 @@ impl std::fmt::Display for DashboardError {
             Self::Host(name) => write!(f, "{name:?} is no host name"),
             Self::Nowhere => f.write_str("no address to listen on"),
             Self::Bind(address, error) => write!(f, "bind {address}: {error}"),
+            Self::Tls(error) => error.fmt(f),
             Self::Tokens(error) => error.fmt(f),
             Self::Runtime(error) => write!(f, "the event loop: {error}"),
         }
@@ -62,6 +68,7 @@ impl std::error::Error for DashboardError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Bind(_, error) | Self::Runtime(error) => Some(error),
+            Self::Tls(error) => Some(error),
             Self::Tokens(error) => Some(error),
             Self::Remote(_) | Self::Base(_) | Self::Host(_) | Self::Nowhere => None,
         }
@@ -71,7 +78,7 @@ impl std::error::Error for DashboardError {
 impl DashboardError {
     /// Whether it was asked wrongly: nothing was tried.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Remote(_) | Self::Base(_) | Self::Host(_) | Self::Nowhere)
+        matches!(self, Self::Tls(_) | Self::Remote(_) | Self::Base(_) | Self::Host(_) | Self::Nowhere)
     }
 }
 
@@ -87,6 +94,7 @@ impl Options {
             same_user: true,
             allow_hosts: Vec::new(),
             base: "/".to_owned(),
+            tls: None,
         }
     }
 

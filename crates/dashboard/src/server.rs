@@ -7,8 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::access::Peer;
@@ -32,14 +34,17 @@ pub(crate) fn is_local(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
+/// What answers on a connection.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) router: Router,
+    /// The base path.
+    pub(crate) base: Arc<str>,
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
 /// Accepts until `ending`, then lets what is under way come to its end.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    base: Arc<str>,
-    places: Arc<Semaphore>,
-    ending: tokio::sync::watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(listener: TcpListener, served: Served, places: Arc<Semaphore>, ending: tokio::sync::watch::Receiver<bool>) {
     let mut over = ending.clone();
     loop {
         let accepted = tokio::select! {
@@ -50,9 +55,9 @@ pub(crate) async fn serve(
             Ok((stream, client)) => {
                 // Beyond the limit a connection is closed at once: it would keep others waiting.
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                let (router, base, ending) = (router.clone(), Arc::clone(&base), ending.clone());
+                let (served, ending) = (served.clone(), ending.clone());
                 tokio::spawn(async move {
-                    connection(stream, client, router, base, ending).await;
+                    accepted_one(stream, client, served, ending).await;
                     drop(place);
                 });
             }
@@ -61,11 +66,30 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, client: SocketAddr, router: Router, base: Arc<str>, mut ending: tokio::sync::watch::Receiver<bool>) {
+async fn accepted_one(stream: TcpStream, client: SocketAddr, served: Served, ending: tokio::sync::watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else { return };
     // Small messages are to arrive at once.
     let _ = stream.set_nodelay(true);
     let peer = Arc::new(Peer::new(client, local));
+    let Served { router, base, tls } = served;
+    match tls {
+        None => connection(stream, peer, router, base, ending).await,
+        Some(tls) => {
+            // Who does not come to an agreement in time is hung up on, like who does not come to a request.
+            if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await {
+                connection(stream, peer, router, base, ending).await;
+            }
+        }
+    }
+}
+
+async fn connection<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: T,
+    peer: Arc<Peer>,
+    router: Router,
+    base: Arc<str>,
+    mut ending: tokio::sync::watch::Receiver<bool>,
+) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
         *request.uri_mut() = crate::page::below(request.uri(), &base);

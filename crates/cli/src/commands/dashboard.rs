@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use stayput_dashboard::{Audit, DashboardError, Options, Tokens};
+use stayput_dashboard::{Audit, Certificate, DashboardError, Options, Tokens};
 
 use super::instances;
 use crate::error::{Error, Kind};
@@ -38,8 +38,14 @@ pub(crate) struct Args {
     /// Where a reverse proxy mounts it
     #[arg(long, value_name = "PATH", default_value = "/")]
     base_path: String,
+    /// Speak TLS with this certificate, and those that lead to a known one, in a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Print the address that opens the page, with the token that may act, and end
-    #[arg(long, conflicts_with_all = ["listen", "remote", "read_only", "always_token", "allow_host"])]
+    #[arg(long, conflicts_with_all = ["listen", "remote", "read_only", "always_token", "allow_host", "tls_cert"])]
     link: bool,
     /// With --link: the token that may only look
     #[arg(long, requires = "link")]
@@ -76,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         same_user: !args.always_token,
         allow_hosts: args.allow_host.clone(),
         base,
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(chain, key)| Certificate { chain, key }),
         ..Options::new(control)
     };
     if !args.listen.is_empty() {

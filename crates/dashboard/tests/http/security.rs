@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{SOON, serve};
-use stayput_dashboard::Tokens;
-use stayput_testkit::fake_control::Scene;
+use stayput_dashboard::{Audit, Certificate, Options, Tokens};
+use stayput_testkit::fake_control::{FakeControl, Scene};
 
 /// Every address that there is, as a request would say it, with the need for a token.
 const LOOK: &[&str] = &[
@@ -284,6 +285,55 @@ fn nothing_that_steers_a_terminal_leaves_here() {
     let odd = served.look("/api/v1/logs/download?services=..%2F..%2Fetc%22%0d%0aX:%20y");
     let named = odd.header("content-disposition").unwrap_or_default();
     assert!(!named.contains('/') && named.matches('"').count() == 2, "{named}");
+}
+
+/// A certificate for `localhost` that signs itself, in a directory.
+fn certificate() -> (tempfile::TempDir, Certificate) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    (directory, Certificate { chain, key })
+}
+
+#[test]
+fn with_a_certificate_nothing_is_said_in_the_clear() {
+    let (directory, certificate) = certificate();
+    let (address, _fake, _kept) = start_tls(certificate.clone());
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl").args(["-sS", "-m", "5", "--cacert"]).arg(&certificate.chain).args(arguments).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    };
+    let url = |path: &str| format!("https://localhost:{}{path}", address.port());
+    assert_eq!(curl(&[&url("/healthz")]), ("ok\n".to_owned(), true));
+    assert!(curl(&["-H", "X-Stayput: 1", &url("/api/v1/me")]).0.contains("\"view\""));
+    let origin = |scheme: &str| {
+        curl(&["-o", "/dev/null", "-w", "%{http_code}", "-H", &format!("Origin: {scheme}://localhost:{}", address.port()), &url("/")]).0
+    };
+    assert_eq!((origin("https"), origin("http")), ("200".to_owned(), "403".to_owned()));
+    assert!(!curl(&[&format!("http://localhost:{}/healthz", address.port())]).1, "plain HTTP is no answer");
+    std::fs::set_permissions(&certificate.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut options = Options::new(directory.path().join("control.sock"));
+    options.tls = Some(certificate);
+    let error = stayput_dashboard::run(options, Audit::new(|_| ())).unwrap_err();
+    assert!(error.is_bad_input() && error.to_string().contains("others may read"), "{error}");
+}
+
+/// As [`serve`], which speaks plain HTTP to what it starts.
+fn start_tls(certificate: Certificate) -> (std::net::SocketAddr, FakeControl, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let control = directory.path().join("control.sock");
+    let fake = FakeControl::start(&control, Scene::Ten).unwrap();
+    let mut options = Options::new(control);
+    options.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    options.tls = Some(certificate);
+    let (said, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || stayput_dashboard::run(options, Audit::new(move |line| drop(said.send(line.to_owned())))).unwrap());
+    let line = hears.recv_timeout(SOON).unwrap();
+    let address = line.split("https://").nth(1).unwrap().trim_end_matches('/').parse().unwrap();
+    (address, fake, directory)
 }
 
 #[test]
