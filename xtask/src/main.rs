@@ -5,6 +5,7 @@ mod bench;
 mod dist;
 mod setup;
 mod test;
+mod web;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Task {
     Test(test::Arguments),
     /// Measures: `bench restart` beside other supervisors, `bench ports` beside lsof, fuser and ss
     Bench(bench::Arguments),
+    /// Checks and tests the dashboard's page in a browser; `--build` makes its files anew
+    Web(web::Arguments),
     /// Builds a static binary to copy, proves that it runs in an empty root, and lists the licences of what is in it
     Dist,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Web(arguments) => web::run(&arguments),
         Task::Dist => dist::run(),
     };
     match done {

@@ -31,6 +31,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "strace", package: "strace", without: "faults injected into system calls" },
     Tool { program: "nginx", package: "nginx-light", without: "nginx" },
     Tool { program: "npm", package: "npm", without: "npm run" },
+    Tool { program: "chromium", package: "chromium", without: "the dashboard's page" },
+    Tool { program: "curl", package: "curl", without: "the dashboard over Socket.IO" },
     Tool { program: "redis-server", package: "redis-server", without: "Redis" },
     // `java File.java` wants a compiler, which the runtime alone has not.
     Tool { program: "javac", package: "default-jdk-headless", without: "Java NIO" },
@@ -145,7 +147,7 @@ fn copy_servers(dir: &Path) -> Result<(), String> {
 }
 
 /// Runs `make` unless the stamp says that it was done for exactly this `input`.
-fn once(stamp: &Path, input: &str, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+pub(crate) fn once(stamp: &Path, input: &str, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     if std::fs::read_to_string(stamp).is_ok_and(|done| done == input) {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod daemon;
+pub(crate) mod dashboard;
 pub(crate) mod doctor;
 pub(crate) mod free;
 pub(crate) mod instances;

@@ -128,21 +128,26 @@ async fn accept(
     link: &Link,
     to: &UnboundedSender<Message>,
 ) -> Result<String, String> {
-    let stream = connect(generation, listener, selected, link).await?;
+    let mut stream = connect(generation, listener, selected, link).await?;
     let peer = stream.local_addr().map_err(|error| format!("getsockname of a probe: {error}"))?;
     let mut observer = Observer::open()?;
     let mut wait = LOOK_FIRST;
-    let mut said = false;
+    let (mut said, mut spoke) = (false, false);
     loop {
         if wait == LOOK_LONGEST && !std::mem::replace(&mut said, true) {
             let what = format!("the probe connection to {listener} waits in its accept queue");
             let _ = to.send(Message::World(Event::NotYetReady { generation: event::GenerationId(generation.0), what }));
         }
-        match observer.is_accepted(listener, peer) {
-            Ok(Some(true)) => break,
-            // Not yet; or it is gone already, and then its end is readable.
-            Ok(Some(false) | None) => {}
-            Err(what) => return Err(what),
+        match observer.is_accepted(listener, peer)? {
+            Some(true) => break,
+            // With TCP_DEFER_ACCEPT (tcp(7); Apache, nginx `deferred`) a connection is half open on the server's side until data
+            // comes. An empty line is data, and before an HTTP request it is ignored (RFC 9112, 2.2).
+            None if wait == LOOK_LONGEST && !spoke => {
+                spoke = true;
+                // If it is gone already, its end is readable.
+                let _ = stream.write_all(b"\r\n").await;
+            }
+            Some(false) | None => {}
         }
         // A server that speaks first, or closes at once, has accepted.
         if let Ok(ready) = timeout(wait, stream.readable()).await {

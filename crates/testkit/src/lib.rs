@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod env;
+pub mod fake_control;
 pub mod further;
 pub mod port;
 pub mod process;

@@ -4,7 +4,8 @@
 //! <base>/            0700, ours
 //! └─ web/            0700, ours; the name of the instance
 //!    ├─ lock         held (flock) for the life of the instance; the guard's process id is written in it
-//!    └─ control.sock 0600, listening
+//!    ├─ control.sock 0600, listening
+//!    └─ dashboard.json 0600, if there is a dashboard: its tokens, and where it is
 //! ```
 //! The base is the first that applies: `$XDG_RUNTIME_DIR/stayput`; for root `/run/stayput`; else `/run/user/<uid>/stayput`, and
 //! where there is no such directory `/tmp/stayput-<uid>`. For root an `XDG_RUNTIME_DIR` of `/run/user/0` does not count: it is
@@ -26,6 +27,8 @@ use std::time::Duration;
 pub const LOCK: &str = "lock";
 /// Name of the control socket.
 pub const CONTROL_SOCKET: &str = "control.sock";
+/// Name of the file in which a dashboard keeps its tokens and says where it is.
+pub const DASHBOARD: &str = "dashboard.json";
 /// Longest name of an instance or service, in bytes: the socket's path must fit into `sun_path` (108 bytes, unix(7)).
 pub const NAME_MAX: usize = 64;
 
@@ -179,6 +182,7 @@ impl RuntimeDir {
     /// [`RuntimeError::Call`].
     pub fn remove(self) -> Result<(), RuntimeError> {
         self.unlink(CONTROL_SOCKET)?;
+        self.unlink(DASHBOARD)?;
         self.unlink(LOCK)?;
         match rustix::fs::rmdir(&self.path) {
             // Not empty: the next instance of the name is quick, and has begun to use it.

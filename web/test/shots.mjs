@@ -1,0 +1,56 @@
+// Takes the pictures in docs/screenshots: `node test/shots.mjs [NAME…]`. With SHOTS=DIRECTORY all sizes and themes go there, to be looked at.
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { browser, closeBrowser, dashboard, fake, open, root, SIZES } from "./harness.mjs";
+
+const out = process.env.SHOTS ?? join(root, "docs/screenshots");
+mkdirSync(out, { recursive: true });
+const only = process.argv.slice(2);
+/** Kept beside the desktop in light colours. */
+const KEPT = ["overview-desktop-dark", "restart-desktop-dark", "logs-desktop-dark", "overview-phone-light", "restart-phone-dark", "ports-phone-light"];
+const instance = await fake("ten");
+const served = await dashboard(instance.socket);
+const SHOTS = [
+  ["overview", ""],
+  ["service", "s/web"],
+  ["trouble", "s/mail"],
+  ["restart", "s/api", async (page) => {
+    await page.waitForSelector("text=Live");
+    await instance.play({ restart: { service: "api" } });
+    await page.waitForSelector(".bar-draining");
+    await page.waitForTimeout(700);
+  }],
+  ["ledger", "s/web/r/8"],
+  ["ports", "ports"],
+  ["events", "events"],
+  ["logs", "logs", async (page) => {
+    await page.waitForSelector(".l", { state: "attached" });
+    await page.getByPlaceholder("Find…").fill("items");
+    await page.waitForTimeout(300);
+  }],
+  ["about", "about"],
+  ["reload", "", async (page) => {
+    await page.getByRole("button", { name: "Reload…" }).click();
+    await page.waitForSelector(".planned li");
+  }],
+];
+for (const [size, viewport] of Object.entries(SIZES)) {
+  for (const scheme of ["light", "dark"]) {
+    for (const [name, path, then] of SHOTS) {
+      if (only.length && !only.includes(name)) continue;
+      if (!process.env.SHOTS && !(size === "desktop" && scheme === "light") && !KEPT.includes(`${name}-${size}-${scheme}`)) continue;
+      const { page, close, wrong } = await open(`${served.url}${path}#token=${served.tokens().operate}`, { size: viewport, scheme });
+      await page.waitForSelector("main > *:not(.skeleton)");
+      await page.waitForTimeout(600);
+      await then?.(page);
+      await page.screenshot({ path: join(out, `${name}-${size}-${scheme}.png`) });
+      for (const line of await wrong()) console.error(`${name} ${size} ${scheme}: ${line}`);
+      await close();
+    }
+  }
+}
+served.close();
+instance.close();
+await closeBrowser();
+void browser;
