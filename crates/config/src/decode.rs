@@ -197,7 +197,12 @@ pub(crate) fn suggest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>)
         return None;
     }
     let text = text.to_lowercase().replace('_', "-");
-    let close = candidates.map(|candidate| (strsim::jaro_winkler(&text, &candidate.to_lowercase()), candidate));
+    let close = candidates.map(|candidate| {
+        let other = candidate.to_lowercase();
+        // Short words differ much by one letter or by two that changed places.
+        let slip = strsim::osa_distance(&text, &other) <= text.len().min(other.len()) / 3;
+        (strsim::jaro_winkler(&text, &other) + if slip { 1.0 } else { 0.0 }, candidate)
+    });
     let best = close.max_by(|a, b| a.0.total_cmp(&b.0))?;
     (best.0 > 0.8).then_some(best.1)
 }

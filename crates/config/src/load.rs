@@ -43,6 +43,8 @@ pub(crate) struct Merged {
     pub(crate) env: Vec<Vec<u8>>,
     /// What `command` and `exec` can use.
     pub(crate) variables: Variables,
+    /// Some of its keys could not be read; what is wrong was noted.
+    pub(crate) broken: bool,
 }
 
 pub(crate) fn load(request: &Request, files: &dyn Files) -> Result<InstanceConfig, Report> {
@@ -368,14 +370,15 @@ impl Loader<'_> {
     /// A service with its variables put in and its values read.
     fn merged(&mut self, mut entry: Entry, at: Span, base: &[Vec<u8>]) -> Option<Merged> {
         let Value::Table(table) = &mut entry.node.value else { return None };
+        let before = self.problems.len();
         let mut variables = self.known(base);
         let mut env = base.to_vec();
         self.variables(table, &mut variables, &mut env);
         table.remove("env");
         table.remove("env-file");
         node::expand_table(table, Scope::Known(&variables), &mut self.problems);
-        let before = self.problems.len();
         let file = Service::decode(&entry.node, &mut self.problems)?;
-        (self.problems.len() == before).then_some(Merged { name: entry.key, name_at: entry.key_at, at, file, env, variables })
+        let broken = self.problems.len() > before;
+        Some(Merged { name: entry.key, name_at: entry.key_at, at, file, env, variables, broken })
     }
 }

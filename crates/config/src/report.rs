@@ -77,7 +77,9 @@ impl Report {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() }.term_width(WIDTH + 20);
         let mut text = String::new();
         for problem in &self.problems {
-            let _ = writeln!(text, "{}\n", renderer.render(&groups(problem)));
+            // Without a place there is no frame to draw.
+            let framed = if problem.place.is_some() { renderer.render(&groups(problem)) } else { plain(problem) };
+            let _ = writeln!(text, "{framed}\n");
         }
         let count = self.problems.len() + self.more;
         if count > 1 {
@@ -102,6 +104,11 @@ impl Serialize for Report {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.problems.serialize(serializer)
     }
+}
+
+fn plain(problem: &Problem) -> String {
+    let hint = problem.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    format!("error: {}{hint}", problem.message)
 }
 
 fn groups(problem: &Problem) -> Vec<Group<'_>> {

@@ -41,9 +41,9 @@ pub(crate) fn accounts(services: &[Merged], files: &dyn Files) -> Accounts {
 
 /// What the model knows of a service; `None`: what is wrong was noted.
 pub(crate) fn service(merged: &Merged, accounts: &Accounts, loader: &mut Loader<'_>) -> Option<Resolved> {
-    let Merged { name, name_at, at, file, env, variables } = merged;
+    let Merged { name, name_at, at, file, env, variables, broken } = merged;
     let before = loader.problems.len();
-    let argv = argv(file, *name_at, variables, &mut loader.problems);
+    let argv = argv(file, (!broken).then_some(*name_at), variables, &mut loader.problems);
     let mut config = ServiceConfig::new(name.clone(), argv.unwrap_or_default());
     let (line, column) = loader.sources[usize::from(name_at.file)].position(name_at.start);
     config.origin = Some(Origin { line, column });
@@ -72,7 +72,7 @@ pub(crate) fn service(merged: &Merged, accounts: &Accounts, loader: &mut Loader<
         };
     }
     let block = file.logs.as_ref().and_then(|logs| get(logs.value.block.as_ref()));
-    (loader.problems.len() == before).then_some(Resolved { config, block })
+    (!broken && loader.problems.len() == before).then_some(Resolved { config, block })
 }
 
 /// The path without `.` and with `..` taken back where that is sure.
@@ -80,7 +80,8 @@ fn clean(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-fn argv(file: &file::Service, name_at: Span, variables: &Variables, problems: &mut Problems) -> Option<Vec<Vec<u8>>> {
+/// `nowhere`: where to say that there is no command; `None`: it may be there, but could not be read.
+fn argv(file: &file::Service, nowhere: Option<Span>, variables: &Variables, problems: &mut Problems) -> Option<Vec<Vec<u8>>> {
     match (&file.command, &file.shell) {
         (Some(command), None) => words(command, variables, problems),
         (None, Some(shell)) if shell.value.0.trim().is_empty() => {
@@ -96,6 +97,7 @@ fn argv(file: &file::Service, name_at: Span, variables: &Variables, problems: &m
             None
         }
         (None, None) => {
+            let name_at = nowhere?;
             problems.add(name_at, "this service has no command").hint("command = \"python app.py\", or shell = \"...\"");
             None
         }
