@@ -9,6 +9,7 @@ pub(crate) mod instances;
 pub(crate) mod ports;
 pub(crate) mod restart;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{compare, daemon, dashboard, doctor, free, ports, restart, run, status, stop, story, wait, why};
+use crate::commands::{compare, daemon, dashboard, doctor, free, ports, restart, run, schema, status, stop, story, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ enum Command {
     Story(story::Args),
     /// Try what this kernel, container and user allow, and say which promises hold
     Doctor(doctor::Args),
+    /// Print the JSON schema of stayput.toml, for editors
+    Schema,
     /// Serve the web page of an instance, or print the address that opens it
     Dashboard(dashboard::Args),
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Story(args) => story::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
+        Command::Schema => Ok(schema::run()),
         Command::Dashboard(args) => dashboard::run(&args),
     };
     result.unwrap_or_else(|error| error.report())

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
     ("stayput-wire", &["stayput-model"]),
+    ("stayput-config", &["stayput-model"]),
     ("stayput-logs", &[]),
     ("stayput-dashboard", &["stayput-wire"]),
     ("stayput-keeper", &["stayput-kernel"]),
@@ -18,6 +19,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
         "stayput",
         &[
             "stayput-model",
+            "stayput-config",
             "stayput-kernel",
             "stayput-keeper",
             "stayput-ports",

@@ -2,9 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use proptest::prelude::*;
-use std::time::{Duration, Instant};
 use stayput_config::{Memory, Report, Request, load_from};
 use stayput_model::config::{InstanceConfig, ReportStyle};
+use std::time::{Duration, Instant};
 
 /// Far more than any of these takes, far less than anybody waits.
 const LONG: Duration = Duration::from_secs(10);
