@@ -174,6 +174,13 @@ impl Sim {
                     self.hold(&service, address);
                 }
             }
+            Effect::Unhold { service, address } => {
+                self.waiting.remove(&(service.clone(), address));
+                let theirs =
+                    |l: &&ListenerFacts| l.service == service && l.address == address && l.owner.is_none() && l.origin == Origin::Held;
+                let theirs = self.listeners.values().filter(theirs).map(|l| l.id).collect();
+                self.close(theirs);
+            }
             Effect::Spawn { service, generation } => {
                 let fails = self.exec_errno;
                 let proc = Proc { service, main: None, main_lives: fails.is_none(), others_live: false, executed: fails.is_none() };
