@@ -21,6 +21,8 @@ mod hosts;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod reloads;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod sim;

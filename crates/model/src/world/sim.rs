@@ -266,7 +266,8 @@ impl Sim {
 
     /// A socket that holds a port is closed only at stop or after the hold time.
     fn check_release(&self, generation: GenerationId, listeners: &[ListenerId], before: &World) {
-        let selected = listeners.iter().any(|id| self.listeners[id].selected);
+        let dropped = |address| self.world.services.values().any(|service| service.dropped.contains(address));
+        let selected = listeners.iter().map(|id| &self.listeners[id]).any(|listener| listener.selected && !dropped(&listener.address));
         let name = &self.procs[&generation].service;
         let was = before.services.get(name);
         let phase = was.and_then(|service| service.generations.get(&generation)).map(|generation| &generation.phase);
