@@ -34,7 +34,6 @@ impl Keeper {
     /// Ends a hold, unless a generation has the port; returns how many connections waited.
     pub(crate) fn unhold(&mut self, service: &str, address: SocketAddr) -> u32 {
         self.state.waiting.retain(|hold| hold.service != service || hold.address != address);
-        self.dirty = true;
         let ours = |listener: &&crate::state::Listener| {
             listener.service == service && listener.key.address == address && listener.origin == Origin::Held && listener.owner.is_none()
         };
