@@ -27,6 +27,9 @@ impl Reactor {
             Effect::Hold { service, address } => {
                 self.link.ask(Request::Hold { service: service.clone(), address }, Asked::Hold(service, address));
             }
+            Effect::Unhold { service, address } => {
+                self.link.ask(Request::Unhold { service, address }, Asked::Other("the port could not be released"));
+            }
             Effect::Spawn { service, generation } => {
                 let config = &self.world.services.get(&service)?.config;
                 let spec = translate::spawn_spec(config, &self.world.env, generation);

@@ -281,6 +281,7 @@ pub(crate) fn reason(failure: &Failure) -> String {
             let last = last.as_ref().map_or_else(String::new, |last| format!(": {last}"));
             format!("not ready within {}{listens}{last}", span(*after))
         }
+        Failure::Unhealthy { failures, last } => format!("its health check failed {}: {last}", count(*failures, "time")),
         Failure::Steer(what) => format!("connections could not be steered to it: {what}"),
         Failure::Park(what) => format!("new connections could not be made to wait: {what}"),
         Failure::Superseded => "a newer restart took its place".to_owned(),

@@ -31,6 +31,16 @@ impl Keeper {
         }
     }
 
+    /// Ends a hold, unless a generation has the port; returns how many connections waited.
+    pub(crate) fn unhold(&mut self, service: &str, address: SocketAddr) -> u32 {
+        self.state.waiting.retain(|hold| hold.service != service || hold.address != address);
+        let ours = |listener: &&crate::state::Listener| {
+            listener.service == service && listener.key.address == address && listener.origin == Origin::Held && listener.owner.is_none()
+        };
+        let held: Vec<_> = self.state.listeners.iter().filter(ours).map(|listener| listener.id).collect();
+        held.into_iter().map(|id| self.release(id)).sum()
+    }
+
     /// Before the first try, so that no release falls between the try and the waiting.
     pub(crate) fn subscribe(&mut self) {
         if self.releases.is_none()

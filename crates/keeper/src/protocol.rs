@@ -87,6 +87,13 @@ pub enum Request {
         /// The service.
         service: String,
     },
+    /// End a hold of one address: close our own socket if no generation has it, and wait for the port no longer.
+    Unhold {
+        /// The service it is held for.
+        service: String,
+        /// The address.
+        address: SocketAddr,
+    },
     /// The output descriptors of a generation again (for a daemon that started anew): [`Reply::Output`].
     Fetch {
         /// Whose.

@@ -348,6 +348,13 @@ pub enum Effect {
         /// Which address.
         address: SocketAddr,
     },
+    /// Hold this address no longer, if no generation has it; nor wait for it.
+    Unhold {
+        /// Which service.
+        service: String,
+        /// Which address.
+        address: SocketAddr,
+    },
     /// Fork a generation. Comes back as [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn {
         /// Of which service.

@@ -53,6 +53,13 @@ pub enum Failure {
     },
     /// The connections could not be steered to it.
     Steer(String),
+    /// Its health check failed so often in a row.
+    Unhealthy {
+        /// Failures in a row.
+        failures: u32,
+        /// What the last check said.
+        last: String,
+    },
     /// New connections could not be parked.
     Park(String),
     /// A newer restart took its place.

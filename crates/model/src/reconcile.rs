@@ -182,6 +182,7 @@ impl Service {
             }
         }
         effects.extend(self.schedule_again());
+        effects.extend(self.look_again());
         match &self.plan {
             Plan::Park => effects.push(Effect::Park { service: name.clone() }),
             Plan::Hold { waiting } => {

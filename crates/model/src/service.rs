@@ -112,6 +112,17 @@ pub struct Service {
     pub(crate) listened: bool,
     /// When it was started, as far as the start limit looks back.
     pub(crate) recent: VecDeque<Mono>,
+    /// A person stopped it: nothing but a person starts it again.
+    pub(crate) by_hand: bool,
+    /// It is no longer in the configuration, and will be forgotten when nothing of it is left.
+    pub removed: bool,
+    /// What it was before its command or environment changed last, with the whole environment.
+    pub previous: Option<Box<ServiceConfig>>,
+    /// Addresses that it no longer declares: they are not held for a successor.
+    pub(crate) dropped: BTreeSet<SocketAddr>,
+    /// Restarts for its health, and before when there is not to be another one.
+    pub(crate) sick: Backoff,
+    pub(crate) sick_until: Option<Mono>,
     /// Its times and checks, as they were asked for.
     pub(crate) asked: Asked,
 }
@@ -121,6 +132,10 @@ pub struct Service {
 pub(crate) struct Asked {
     /// The next run is being waited for.
     pub(crate) schedule: bool,
+    /// The health of this one is checked.
+    pub(crate) health: Option<GenerationId>,
+    /// Its files are watched.
+    pub(crate) watch: bool,
     /// When the last run was due that was begun (or left out).
     pub(crate) due_ms: Option<u64>,
 }
@@ -163,6 +178,12 @@ impl Service {
             workers: mode == Mode::Up,
             listened: false,
             recent: VecDeque::new(),
+            by_hand: false,
+            removed: false,
+            previous: None,
+            dropped: BTreeSet::new(),
+            sick: Backoff::new(!seed),
+            sick_until: None,
             asked: Asked::default(),
         }
     }

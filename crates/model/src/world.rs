@@ -5,8 +5,10 @@
 //! `order` tells who waits for whom, `task` what is different with a service that has an end. `index` finds
 //! the service that an event is about.
 
+mod health;
 mod index;
 mod order;
+mod reload;
 mod serve;
 mod settle;
 mod start;
@@ -18,6 +20,8 @@ mod timers;
 mod hosts;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod reloads;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
@@ -164,6 +168,7 @@ impl World {
             }
             self.recheck(&name, now, effects);
             self.with(&name, now, effects, Service::run);
+            self.drop_removed(&name);
             self.index.touched.remove(&name);
             self.index.changed.insert(name.clone());
             if self.index.update(&name, self.services.get(&name)) {
@@ -193,12 +198,26 @@ impl World {
             }
             Event::Stop { service, way } => self.stop(&[service], way, now, effects),
             Event::StopSome { services, way } => self.stop(&services, way, now, effects),
-            Event::Tick
-            | Event::Canary { .. }
-            | Event::Rollback { .. }
-            | Event::Configure(_)
-            | Event::Health { .. }
-            | Event::FilesChanged { .. } => {}
+            Event::Tick | Event::Canary { .. } => {}
+            Event::Configure(config) => {
+                if self.ending == Ending::No {
+                    self.configure(*config, now, effects);
+                }
+            }
+            Event::Rollback { service } => {
+                if self.ending == Ending::No {
+                    let base = self.env.clone();
+                    self.with(&service, now, effects, |service, turn| service.rollback(&base, turn));
+                }
+            }
+            Event::Health { generation, passed, what } => {
+                self.of(generation, now, effects, |s, turn| s.health(generation, passed, what, turn));
+            }
+            Event::FilesChanged { service, path, count } => {
+                if self.ending == Ending::No {
+                    self.with(&service, now, effects, |service, turn| service.files_changed(path, count, turn));
+                }
+            }
             Event::Scheduled { service, at_ms } => self.with(&service, now, effects, |service, _| service.next_run_ms = at_ms),
             Event::Due { service, at_ms } => {
                 if self.ending == Ending::No {

@@ -215,7 +215,8 @@ impl Service {
         self.say(What::Crashed { generation: id, status, served }, turn);
         let way_back = self.find(|generation| generation.is_way_back(turn.now)).filter(|_| soak.is_some());
         if let Some(old) = way_back {
-            return self.roll_back(id, old, status, turn);
+            let failure = self.death(id, status);
+            return self.roll_back(id, old, failure, turn);
         }
         if let Some(incoming) = self.incoming() {
             // Connections wait in the queue of the new one from now on, if it has one yet; else the dead one's queue is handed to it.
@@ -247,8 +248,7 @@ impl Service {
     }
 
     /// The old generation gets the connections back.
-    fn roll_back(&mut self, failed: GenerationId, old: GenerationId, status: ExitStatus, turn: &mut Turn<'_>) {
-        let failure = self.death(failed, status);
+    pub(crate) fn roll_back(&mut self, failed: GenerationId, old: GenerationId, failure: Failure, turn: &mut Turn<'_>) {
         if let Some(generation) = self.generations.get_mut(&old)
             && let Phase::Draining { kind: Drain::Handover { from }, .. } = generation.phase
         {

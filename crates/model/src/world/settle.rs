@@ -62,5 +62,6 @@ impl Service {
             self.unserved.get_or_insert(turn.now);
         }
         self.keep_schedule(turn);
+        self.keep_looking(turn);
     }
 }

@@ -174,6 +174,13 @@ impl Sim {
                     self.hold(&service, address);
                 }
             }
+            Effect::Unhold { service, address } => {
+                self.waiting.remove(&(service.clone(), address));
+                let theirs =
+                    |l: &&ListenerFacts| l.service == service && l.address == address && l.owner.is_none() && l.origin == Origin::Held;
+                let theirs = self.listeners.values().filter(theirs).map(|l| l.id).collect();
+                self.close(theirs);
+            }
             Effect::Spawn { service, generation } => {
                 let fails = self.exec_errno;
                 let proc = Proc { service, main: None, main_lives: fails.is_none(), others_live: false, executed: fails.is_none() };
@@ -259,7 +266,8 @@ impl Sim {
 
     /// A socket that holds a port is closed only at stop or after the hold time.
     fn check_release(&self, generation: GenerationId, listeners: &[ListenerId], before: &World) {
-        let selected = listeners.iter().any(|id| self.listeners[id].selected);
+        let dropped = |address| self.world.services.values().any(|service| service.dropped.contains(address));
+        let selected = listeners.iter().map(|id| &self.listeners[id]).any(|listener| listener.selected && !dropped(&listener.address));
         let name = &self.procs[&generation].service;
         let was = before.services.get(name);
         let phase = was.and_then(|service| service.generations.get(&generation)).map(|generation| &generation.phase);

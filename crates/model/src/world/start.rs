@@ -28,6 +28,7 @@ impl Service {
             return;
         }
         self.target = Target::Up;
+        self.by_hand = false;
         self.last_exit = None;
         self.last_run = None;
         self.waits_said = false;
@@ -51,7 +52,7 @@ impl Service {
     }
 
     /// The declared addresses that are not held.
-    fn not_held(&self) -> BTreeMap<SocketAddr, bool> {
+    pub(crate) fn not_held(&self) -> BTreeMap<SocketAddr, bool> {
         let held = |address: &SocketAddr| self.listeners.values().any(|listener| listener.address == *address);
         self.config.ports.iter().filter(|address| !held(address)).map(|address| (*address, false)).collect()
     }
@@ -66,7 +67,7 @@ impl Service {
         self.hold(missing, turn);
     }
 
-    fn hold(&mut self, waiting: BTreeMap<SocketAddr, bool>, turn: &mut Turn<'_>) {
+    pub(crate) fn hold(&mut self, waiting: BTreeMap<SocketAddr, bool>, turn: &mut Turn<'_>) {
         for address in waiting.keys() {
             turn.effect(Effect::Hold { service: self.config.name.clone(), address: *address });
         }
@@ -81,10 +82,19 @@ impl Service {
         if waiting.remove(&address).is_none() {
             return;
         }
-        let complete = waiting.is_empty();
         self.say(What::Held { address }, turn);
-        if complete {
-            self.spawn(turn);
+        self.hold_is_complete(turn);
+    }
+
+    /// Starts a generation when nothing is to be held any more: the first one, or the next one if a reload moves a port.
+    pub(crate) fn hold_is_complete(&mut self, turn: &mut Turn<'_>) {
+        if !matches!(&self.plan, Plan::Hold { waiting } if waiting.is_empty()) {
+            return;
+        }
+        self.plan = Plan::Rest;
+        match self.serving() {
+            Some(serving) => self.replace(serving, turn),
+            None => drop(self.spawn(turn)),
         }
     }
 
@@ -99,11 +109,8 @@ impl Service {
         }
         // Not ours to hold (a low port, an address of another machine): the server is asked, and says it in its own words.
         waiting.remove(&address);
-        let complete = waiting.is_empty();
         self.say(What::HoldRefused { address, errno }, turn);
-        if complete {
-            self.spawn(turn);
-        }
+        self.hold_is_complete(turn);
     }
 
     /// Asks for a new generation now.
@@ -321,7 +328,7 @@ impl Service {
         let Some(serving) = self.serving() else { return true };
         self.listeners
             .values()
-            .filter(|listener| listener.owner == Some(serving))
+            .filter(|listener| listener.owner == Some(serving) && !self.dropped.contains(&listener.address))
             .all(|theirs| self.listeners.values().any(|ours| ours.owner == Some(id) && ours.address == theirs.address))
     }
 
@@ -481,7 +488,7 @@ impl Service {
         }
     }
 
-    fn replace(&mut self, serving: GenerationId, turn: &mut Turn<'_>) {
+    pub(crate) fn replace(&mut self, serving: GenerationId, turn: &mut Turn<'_>) {
         let trapped = matches!(self.generations[&serving].trap, Trap::Active);
         if self.config.overlap && trapped {
             self.spawn(turn);

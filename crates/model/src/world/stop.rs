@@ -16,6 +16,7 @@ const INTO_BACKGROUND: Duration = Duration::from_secs(2);
 impl Service {
     /// It is to be down.
     pub(crate) fn stop(&mut self, way: StopWay, turn: &mut Turn<'_>) {
+        self.by_hand = true;
         if self.target == Target::Up {
             if self.generations.values().any(|generation| generation.main.status().is_none()) {
                 // How it ends now is what counts.
@@ -37,7 +38,7 @@ impl Service {
         self.go_down(StopReason::Leftover, turn);
     }
 
-    fn go_down(&mut self, why: StopReason, turn: &mut Turn<'_>) {
+    pub(crate) fn go_down(&mut self, why: StopReason, turn: &mut Turn<'_>) {
         self.target = Target::Down;
         self.plan = Plan::Rest;
         self.again = false;
@@ -237,7 +238,9 @@ impl Service {
     /// Its sockets: kept while they hold a port, else released. Its successor, if it waited.
     fn finish(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
         let until = turn.now.plus(self.config.hold);
-        let holds = self.target == Target::Up && !self.is_task() && self.listeners_of(id).any(|listener| listener.selected);
+        let holds = self.target == Target::Up
+            && !self.is_task()
+            && self.listeners_of(id).any(|listener| listener.selected && !self.dropped.contains(&listener.address));
         let Some(generation) = self.generations.get_mut(&id) else { return };
         if holds {
             generation.enter(Phase::Gone { until }, turn.now);
@@ -285,5 +288,6 @@ impl Service {
         turn.effect(Effect::Forget { generation: id });
         self.generations.remove(&id);
         self.say_if_stopped(turn);
+        self.after_removal(turn);
     }
 }

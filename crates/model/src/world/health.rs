@@ -1,0 +1,98 @@
+//! Reasons to restart what runs: its health check fails, or files that it is made of changed.
+
+use crate::event::{Effect, GenerationId};
+use crate::generation::{Generation, HealthState, Phase};
+use crate::ledger::Failure;
+use crate::notice::What;
+use crate::service::{Service, Target, Turn};
+use std::time::Duration;
+
+/// A generation that passes its checks after it has served for so long is healthy: what was before no longer counts.
+const HEALTHY_RUN: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// A check of this generation is done.
+    pub(crate) fn health(&mut self, id: GenerationId, passed: bool, what: String, turn: &mut Turn<'_>) {
+        let Some(limit) = self.config.health.as_ref().map(|health| health.failures) else { return };
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        let Phase::Serving { from, soak } = generation.phase else { return };
+        let before = generation.health.as_ref().map_or(0, |health| health.failures);
+        let failures = if passed { 0 } else { before.saturating_add(1) };
+        generation.health = Some(HealthState { failures, what: what.clone(), at: turn.now });
+        if passed {
+            if before >= limit {
+                self.say(What::Healthy { generation: id, what }, turn);
+            }
+            if turn.now.since(from) >= HEALTHY_RUN {
+                self.sick.reset();
+            }
+            return;
+        }
+        if failures < limit || self.is_changing() {
+            return;
+        }
+        let failure = Failure::Unhealthy { failures, last: what.clone() };
+        if let Some(old) = self.find(|generation| generation.is_way_back(turn.now)).filter(|_| soak.is_some()) {
+            return self.roll_back(id, old, failure, turn);
+        }
+        let restart = self.sick_until.is_none_or(|until| until <= turn.now);
+        if restart || failures == limit {
+            self.say(What::Unhealthy { generation: id, failures, what, restart }, turn);
+        }
+        if restart {
+            self.sick_until = Some(turn.now.plus(self.sick.after_run(Duration::ZERO)));
+            self.account(Some(id), false, turn);
+            self.replace(id, turn);
+        }
+    }
+
+    /// Files changed.
+    pub(crate) fn files_changed(&mut self, path: String, count: u32, turn: &mut Turn<'_>) {
+        if self.target == Target::Down || self.config.watch.is_empty() {
+            return;
+        }
+        self.say(What::FilesChanged { path, count }, turn);
+        self.restart(turn);
+    }
+
+    /// Checks and watches go on exactly as long as there is something to check and to watch.
+    pub(crate) fn keep_looking(&mut self, turn: &mut Turn<'_>) {
+        let checked = self.serving().filter(|_| self.config.health.is_some() && !self.is_task());
+        if checked != self.asked.health {
+            self.stop_health(turn);
+            if let Some(generation) = checked {
+                self.asked.health = Some(generation);
+                turn.effect(Effect::CheckHealth { generation });
+            }
+        }
+        let watch = self.target == Target::Up && !self.config.watch.is_empty();
+        if watch && !self.asked.watch {
+            self.asked.watch = true;
+            turn.effect(Effect::WatchFiles { service: self.config.name.clone() });
+        } else if !watch {
+            self.stop_watch(turn);
+        }
+    }
+
+    pub(crate) fn stop_health(&mut self, turn: &mut Turn<'_>) {
+        if let Some(generation) = self.asked.health.take() {
+            turn.effect(Effect::StopHealth { generation });
+            if let Some(Generation { health, .. }) = self.generations.get_mut(&generation) {
+                *health = None;
+            }
+        }
+    }
+
+    pub(crate) fn stop_watch(&mut self, turn: &mut Turn<'_>) {
+        if std::mem::take(&mut self.asked.watch) {
+            turn.effect(Effect::UnwatchFiles { service: self.config.name.clone() });
+        }
+    }
+
+    /// What to ask for again after the daemon died.
+    pub(crate) fn look_again(&self) -> impl Iterator<Item = Effect> {
+        let health = self.asked.health.map(|generation| Effect::CheckHealth { generation });
+        let watch = self.asked.watch.then(|| Effect::WatchFiles { service: self.config.name.clone() });
+        health.into_iter().chain(watch)
+    }
+}
