@@ -14,7 +14,7 @@ use stayput_testkit::{process, wait};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes the place of the listener with a filter that catches nothing, leaves its descriptor open as standard input, and becomes stayput.
-const BELOW: &str = r#"#!/usr/bin/env python3
+const BELOW: &str = r"#!/usr/bin/env python3
 import ctypes, os, platform, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 allow = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0x7fff0000))
@@ -25,7 +25,7 @@ listener = libc.syscall(seccomp, 1, 8, program)
 assert listener >= 0, os.strerror(ctypes.get_errno())
 os.dup2(listener, 0)
 os.execv(REAL, sys.argv)
-"#;
+";
 
 /// A directory with that program in the place of stayput.
 fn below() -> (tempfile::TempDir, PathBuf) {

@@ -110,7 +110,7 @@ impl Keeper {
         let number = i32::try_from(notification.arguments[0]).map_err(|_| Errno::BADF)?;
         let process = if notification.tid == main { main } else { self.proc.status(notification.tid).map_err(|_| Errno::SRCH)?.tgid };
         let pidfd = process::pidfd(process)?;
-        let socket = errand::duplicate(self.life, &pidfd, number)?;
+        let socket = errand::duplicate(self.life, process, &pidfd, number)?;
         Ok((socket::is_tcp(&socket)? && socket::same_network(&socket)).then_some((socket, process)))
     }
 
@@ -215,7 +215,7 @@ impl Keeper {
             return Ok(Vec::new());
         }
         let pidfd = process::pidfd(process)?;
-        registrations.into_iter().map(|found| Ok((errand::duplicate(self.life, &pidfd, found.epoll)?, found))).collect()
+        registrations.into_iter().map(|found| Ok((errand::duplicate(self.life, process, &pidfd, found.epoll)?, found))).collect()
     }
 
     /// Puts a held listener in the place of the process's own socket.

@@ -68,6 +68,10 @@ const SCENARIOS: [Scenario; 33] = [
 /// Whose rights keeper and services have.
 const ROOT: &str = "root";
 const SERVICE: &str = "root with services of an ordinary user";
+/// What a container's root is, without the rights to reach into others and to configure networks; services are an ordinary user's.
+const CONTAINED: &str = "a container's root";
+/// What must work there too.
+const IN_CONTAINERS: [&str; 6] = ["handover", "handover6", "crash", "held", "keeper-killed", "user-own"];
 const ORDINARY: &str = "an ordinary user";
 
 fn be_brain(name: &str) -> ExitCode {
@@ -89,6 +93,10 @@ fn be_brain(name: &str) -> ExitCode {
 fn be_guard(name: &str) -> ExitCode {
     let directory = std::path::PathBuf::from(std::env::var_os("SCENARIO_DIRECTORY").expect("set by the driver"));
     std::fs::create_dir(&directory).expect("directory");
+    if std::env::var_os("SCENARIO_CONTAINED").is_some() {
+        // CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_NET_ADMIN
+        stayput_kernel::credentials::give_up(&[19, 21, 12]).expect("root may");
+    }
     if name.starts_with("nested-") {
         // The one place of a listener is taken for all that is started here.
         let above = stayput_kernel::seccomp::rehearse(&[], true).expect("a filter").expect("a listener");
@@ -117,8 +125,11 @@ fn main() -> ExitCode {
         println!("NOT RUN as root: this is an ordinary user");
     }
     let ordinary = Ordinary::new();
-    for user in [root.then_some(ROOT), root.then_some(SERVICE), Some(ORDINARY)].into_iter().flatten() {
+    for user in [root.then_some(ROOT), root.then_some(SERVICE), root.then_some(CONTAINED), Some(ORDINARY)].into_iter().flatten() {
         for (name, _, _) in &chosen {
+            if user == CONTAINED && !IN_CONTAINERS.contains(name) {
+                continue;
+            }
             if name.starts_with("user-") && user == ORDINARY {
                 println!("scenario {name} NOT RUN as {user}: it needs the right to change user");
                 continue;
@@ -127,7 +138,10 @@ fn main() -> ExitCode {
             let directory = ordinary.directory.join(format!("{name}-{}", user.replace(' ', "-")));
             let mut command = Command::new(&ordinary.program);
             command.args(["--guard", name]).env("SCENARIO_DIRECTORY", &directory);
-            if user == SERVICE {
+            if user == CONTAINED {
+                command.env("SCENARIO_CONTAINED", "yes");
+            }
+            if user == SERVICE || user == CONTAINED {
                 command.env("SCENARIO_SERVICE_USER", "nobody").env("TMPDIR", &ordinary.directory);
             }
             if root && user == ORDINARY {

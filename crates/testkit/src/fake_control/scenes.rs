@@ -97,6 +97,7 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         phase,
         since_ms: 183_000,
         listeners,
+        holding: stayput_wire::Holding::Adopt,
         trap: TrapStatus::Active,
         connections: Measured::Count(connections),
         last_exit: None,
