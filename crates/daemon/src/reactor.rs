@@ -110,8 +110,6 @@ pub(crate) struct Reactor {
     pub(crate) waiters: Vec<control::Waiter>,
     /// Answers that are not written to their sockets yet.
     pub(crate) unwritten: Rc<Cell<usize>>,
-    /// What the keeper keeps for us: the parts of the world as they were sent.
-    kept: BTreeMap<String, Vec<u8>>,
     pending: VecDeque<Event>,
 }
 
@@ -171,7 +169,6 @@ impl Reactor {
             disk: None,
             waiters: Vec::new(),
             unwritten: Rc::default(),
-            kept: blobs.into_iter().collect(),
             pending: VecDeque::new(),
         };
         reactor.open_logs(fresh);
@@ -351,21 +348,18 @@ impl Reactor {
         }
     }
 
-    /// The parts of the world that are not what the keeper keeps; from here on they are.
+    /// The parts of the world that are not what the keeper keeps; from here on they are. Only what was touched is looked at.
     fn changed(&mut self) -> Vec<(String, Vec<u8>)> {
-        let instance = (INSTANCE.to_owned(), blob::instance_part(&self.world));
-        let services = self.world.services.iter().map(|(name, service)| (name.clone(), blob::service_part(service)));
-        let mut changed: Vec<_> = services.chain([instance]).filter(|(key, bytes)| self.kept.get(key) != Some(bytes)).collect();
-        let gone = self.kept.keys().filter(|key| *key != INSTANCE && !self.world.services.contains_key(*key));
-        changed.extend(gone.map(|key| (key.clone(), Vec::new())));
-        for (key, bytes) in &changed {
-            if bytes.is_empty() {
-                self.kept.remove(key);
-            } else {
-                self.kept.insert(key.clone(), bytes.clone());
-            }
-        }
-        changed
+        let changed = self.world.take_changed();
+        let part = |key: String| {
+            let bytes = match self.world.services.get(&key) {
+                _ if key == INSTANCE => blob::instance_part(&self.world),
+                Some(service) => blob::service_part(service),
+                None => Vec::new(),
+            };
+            (key, bytes)
+        };
+        changed.into_iter().map(part).collect()
     }
 
     /// Writes a sentence of our own.

@@ -99,6 +99,7 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         listeners,
         holding: stayput_wire::Holding::Adopt,
         trap: TrapStatus::Active,
+        holding: stayput_wire::Holding::default(),
         connections: Measured::Count(connections),
         last_exit: None,
     }
