@@ -5,6 +5,7 @@
 mod compare;
 mod contestant;
 mod costs;
+mod logs;
 mod micro;
 mod peers;
 mod ports;
@@ -40,6 +41,8 @@ enum What {
     Peers(peers::Options),
     /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
     Ports(ports::Options),
+    /// Keeping the output of a service that writes as fast as it can, beside `cat >file`
+    Logs(logs::Options),
     /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
     Render,
 }
@@ -136,6 +139,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         }
         What::Peers(options) => {
             if peers::run(options)? {
+                render::write(&load_figures())?;
+            }
+        }
+        What::Logs(options) => {
+            if logs::run(options)? {
                 render::write(&load_figures())?;
             }
         }

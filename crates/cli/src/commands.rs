@@ -6,6 +6,7 @@ pub(crate) mod dashboard;
 pub(crate) mod doctor;
 pub(crate) mod free;
 pub(crate) mod instances;
+pub(crate) mod logs;
 pub(crate) mod ports;
 pub(crate) mod restart;
 pub(crate) mod run;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{compare, daemon, dashboard, doctor, free, ports, restart, run, schema, status, stop, story, wait, why};
+use crate::commands::{compare, daemon, dashboard, doctor, free, logs, ports, restart, run, schema, status, stop, story, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Restart(restart::Args),
     /// Say what runs, what listens, and how it is known
     Status(status::Args),
+    /// Show what services wrote
+    Logs(Box<logs::Args>),
     /// Stop an instance and wait until it is gone
     Stop(stop::Args),
     /// What the keeper starts
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Logs(args) => logs::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::Daemon => daemon::run(),
         Command::Why(args) => why::run(&args),

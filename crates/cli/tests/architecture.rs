@@ -33,7 +33,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("stayput-load", &[]),
     ("stayput-compare", &["stayput-kernel", "stayput-ports", "stayput-load"]),
     ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
-    ("xtask", &["stayput-testkit"]),
+    ("xtask", &["stayput-testkit", "stayput-logs"]),
 ];
 
 /// Crates that are kept from what they must not do by not having the means.

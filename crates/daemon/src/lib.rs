@@ -22,6 +22,9 @@ mod status;
 mod translate;
 mod watch;
 
+pub use logs::show as show_line;
+pub use logs_answer::of_item as log_answer;
+
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 

@@ -147,7 +147,7 @@ pub(crate) fn console_line(style: ReportStyle, service: &str, generation: Genera
 
 /// A line fit for a terminal: tabs stay, colours stay if wanted and end with the line, everything else that a terminal would act upon is
 /// written as an escape.
-pub(crate) fn show(text: &str, colours: bool) -> String {
+pub fn show(text: &str, colours: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut coloured = false;
     let mut rest = text;

@@ -2,7 +2,8 @@
 
 use crate::logs_disk::Disk;
 use crate::reactor::Reactor;
-use stayput_logs::{Grep, Item, Query, Reader, Stream, Track, Waker, Which, base64};
+use stayput_logs::{Grep, Item, Query, Reader, Services, Stream, Track, Waker, Which, base64};
+use stayput_wire::pattern::{closest, is_glob};
 use stayput_wire::{Answer, Failure, FailureKind, LogLine, LogsQuery, Reply};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,14 @@ impl Reactor {
             let hint = Some("stayput run shows it on its own standard output".to_owned());
             return Err(Failure { kind: FailureKind::Failed, message, hint });
         };
+        let kept = disk.store.services().unwrap_or_default();
+        let known = |name: &str| self.world.services.contains_key(name) || kept.iter().any(|kept| kept == name);
+        if let Some(name) = asked.services.iter().find(|name| !is_glob(name) && !known(name)) {
+            let all: Vec<String> = self.world.services.keys().cloned().chain(kept.clone()).collect();
+            let hint = closest(name, &all).map(|closest| format!("did you mean {closest}?"));
+            let message = format!("there is no service {name:?} in this instance, and no output of one");
+            return Err(Failure { kind: FailureKind::UnknownService, message, hint });
+        }
         let newest = |name: &String| {
             let service = self.world.services.get(name)?;
             Some((name.clone(), (disk.run, service.generations.keys().next_back()?.0)))
@@ -45,7 +54,7 @@ fn query(asked: LogsQuery, present: BTreeMap<String, (u64, u64)>) -> Result<Quer
         (false, None) => Which::All,
     };
     Ok(Query {
-        services: asked.services,
+        services: services(asked.services),
         since: asked.since_ms.map(|ms| ms.saturating_mul(MS)),
         until: asked.until_ms.map(|ms| ms.saturating_mul(MS).saturating_add(MS - 1)),
         last: asked.lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
@@ -58,6 +67,14 @@ fn query(asked: LogsQuery, present: BTreeMap<String, (u64, u64)>) -> Result<Quer
         }),
         follow: asked.follow,
     })
+}
+
+/// The names and globs that were asked for; none: all.
+fn services(patterns: Vec<String>) -> Services {
+    if patterns.is_empty() {
+        return Services::default();
+    }
+    Services::which(move |name| patterns.iter().any(|pattern| stayput_wire::pattern::matches(pattern, name)))
 }
 
 fn answer(disk: &Disk, query: Query) -> std::io::Result<Receiver<Answer>> {
@@ -106,7 +123,8 @@ fn read(mut reader: Reader, follow: bool, waker: &Waker, to: &Sender<Answer>) ->
     }
 }
 
-fn of_item(item: Item) -> Answer {
+/// A line or a gap as it crosses the control socket.
+pub fn of_item(item: Item) -> Answer {
     match item {
         Item::Line(line) => {
             let Track { run, generation, stream } = line.track;

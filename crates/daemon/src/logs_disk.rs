@@ -7,7 +7,7 @@ use crate::logs_show::{Show, Shown};
 use crate::reactor::{Message, Reactor};
 use crate::say::Mark;
 use stayput_keeper::protocol::DescriptorKind;
-use stayput_logs::{Bell, Item, Limits, Policy, Pump, PumpEvent, Query, Reader, Store, Stream, Track, Which};
+use stayput_logs::{Bell, Item, Limits, Policy, Pump, PumpEvent, Query, Reader, Services, Store, Stream, Track, Which};
 use stayput_model::config::{LogPolicy, LogsConfig, Readiness, ReportStyle};
 use stayput_model::event::{Event, GenerationId};
 use std::os::fd::OwnedFd;
@@ -49,7 +49,7 @@ impl OnDisk {
     /// The last lines, printable. Nothing if they cannot be read: this is for reports of something else.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
         let query = Query {
-            services: vec![self.service.clone()],
+            services: Services::one(&self.service),
             generation: Which::One { run: self.run, generation: self.generation },
             last: Some(count),
             ..Query::default()

@@ -41,7 +41,7 @@ pub use directory::{DirectoryError, ServiceDir, Store};
 pub use line::{Gap, GapCause, Item, LINE_MAX, Line};
 pub use name::{SegmentName, Stream, Track};
 pub use pump::{Counters, Policy, Pump, PumpEvent};
-pub use query::{Chosen, Grep, Query, Which};
+pub use query::{Chosen, Grep, Query, Services, Which};
 pub use reader::Reader;
 pub use retain::Limits;
 pub use writer::{Moved, Turn, Writer, WriterOptions};

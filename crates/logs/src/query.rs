@@ -5,12 +5,13 @@ use crate::line::{Item, Line};
 use crate::name::{Stream, Track};
 use regex_lite::Regex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// Names of services, or patterns with `*` and `?`; none: all.
-    pub services: Vec<String>,
+    /// Of which services.
+    pub services: Services,
     /// Not before this time (unix ns).
     pub since: Option<u64>,
     /// Not after this time (unix ns).
@@ -27,6 +28,34 @@ pub struct Query {
     pub stream: Option<Stream>,
     /// More is waited for: a line without an end is not given out before it is known that it stays so.
     pub follow: bool,
+}
+
+type Wanted = dyn Fn(&str) -> bool + Send + Sync;
+
+/// Of which services lines are wanted.
+#[derive(Clone, Default)]
+pub struct Services {
+    /// `None`: of all.
+    wanted: Option<Arc<Wanted>>,
+}
+
+impl Services {
+    /// Of those for whose name it is true, also if they come later.
+    pub fn which(wanted: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { wanted: Some(Arc::new(wanted)) }
+    }
+
+    /// Of this one.
+    pub fn one(name: &str) -> Self {
+        let name = name.to_owned();
+        Self::which(move |other| other == name)
+    }
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.wanted.is_some() { "some services" } else { "all services" })
+    }
 }
 
 /// Of which generations lines are wanted.
@@ -99,7 +128,7 @@ impl Which {
 impl Query {
     /// Whether lines of this service are wanted.
     pub fn wants_service(&self, name: &str) -> bool {
-        self.services.is_empty() || self.services.iter().any(|pattern| matches(pattern, name))
+        self.services.wanted.as_ref().is_none_or(|wanted| wanted(name))
     }
 
     /// Whether lines of this track are wanted, if those of these generations are.
@@ -116,34 +145,6 @@ impl Query {
         };
         in_time && matches
     }
-}
-
-/// Whether a name matches a pattern, in which `*` stands for any text and `?` for any one character.
-///
-/// ```
-/// use stayput_logs::query::matches;
-/// assert!(matches("web-*", "web-1") && matches("*", "") && matches("w?b", "web"));
-/// assert!(!matches("web-*", "api") && !matches("w?b", "wb"));
-/// ```
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut at, mut seen, mut retry) = (0, 0, None);
-    while seen < name.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                retry = Some((at + 1, seen));
-                at += 1;
-            }
-            Some(b'?') => (at, seen) = (at + 1, seen + 1),
-            Some(byte) if *byte == name[seen] => (at, seen) = (at + 1, seen + 1),
-            Some(_) | None => {
-                let Some((after, from)) = retry else { return false };
-                (at, seen) = (after, from + 1);
-                retry = Some((after, from + 1));
-            }
-        }
-    }
-    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 /// A regular expression (in the syntax of the `regex-lite` crate) that is looked for in lines. Its time is linear in the line.
@@ -183,7 +184,6 @@ impl Grep {
 mod tests {
     use super::*;
     use crate::name::SegmentName;
-    use proptest::prelude::*;
 
     #[test]
     fn generations_are_found() {
@@ -202,20 +202,5 @@ mod tests {
         assert_eq!(Which::Previous.choose(&entries, Some((2, 9))), one(2, 4), "the present one has said nothing yet");
         assert_eq!(Which::Previous.choose(&entries, Some((2, 1))), one(1, 7), "of the run before");
         assert_eq!(Which::Newest.choose(&[], None), Chosen::Nothing);
-    }
-
-    proptest! {
-        #[test]
-        fn patterns_mean_what_the_simple_way_says(pattern in "[ab*?]{0,8}", name in "[ab]{0,8}") {
-            fn simple(pattern: &[u8], name: &[u8]) -> bool {
-                match (pattern.split_first(), name.split_first()) {
-                    (None, rest) => rest.is_none(),
-                    (Some((b'*', after)), rest) => simple(after, name) || rest.is_some_and(|(_, rest)| simple(pattern, rest)),
-                    (Some((byte, after)), Some((first, rest))) => (*byte == b'?' || byte == first) && simple(after, rest),
-                    (Some(_), None) => false,
-                }
-            }
-            prop_assert_eq!(matches(&pattern, &name), simple(pattern.as_bytes(), name.as_bytes()));
-        }
     }
 }

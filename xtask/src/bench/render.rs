@@ -6,7 +6,7 @@ use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
 use super::restart::{Event, Row, Seen};
-use super::{compare, micro, peers, ports};
+use super::{compare, logs, micro, peers, ports};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
@@ -15,6 +15,7 @@ pub(super) fn write(figures: &Figures) -> Result<(), String> {
     page += &compare::text();
     page += &peers::load_figures().map(|figures| peers::text(&figures)).unwrap_or_default();
     page += &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
+    page += &logs::load_figures().map(|figures| kept_output(&figures)).unwrap_or_default();
     page += &micro::text();
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
@@ -265,4 +266,34 @@ fn shortfalls(figures: &ports::Figures) -> Vec<String> {
         }
     }
     found
+}
+
+/// What keeping output costs.
+fn kept_output(figures: &logs::Figures) -> String {
+    let mut page = String::from("\n## Keeping output\n\n");
+    let _ = writeln!(
+        page,
+        "`cargo run --release -p xtask -- bench logs`: one process writes {} MiB in lines of 100 bytes into a pipe; `cat >file` and stayput's pump (segments of 8 MiB, \
+         64 MiB kept) take them. Median of {} runs; load average before: {}.\n",
+        figures.mib, figures.runs, figures.machine.load
+    );
+    page.push_str("| bytes per write | `cat >file` | kept | ratio | memory over baseline |\n|---|---|---|---|---|\n");
+    for row in &figures.rows {
+        let ratio = row.kept_mib_s / row.cat_mib_s;
+        let _ = writeln!(
+            page,
+            "| {} | {:.0} MiB/s | {:.0} MiB/s | {ratio:.2} | {:.1} MiB |",
+            row.piece,
+            row.cat_mib_s,
+            row.kept_mib_s,
+            f64::from(u32::try_from(row.rss_kib).unwrap_or(u32::MAX)) / 1024.0
+        );
+    }
+    let _ = writeln!(
+        page,
+        "\nMeanwhile a request to another service (one each ms, p99): {:.0} µs with nothing else, {:.0} µs beside a flood into `cat >file`, {:.0} µs beside one that is \
+         kept.",
+        figures.p99_idle_us, figures.p99_cat_us, figures.p99_kept_us
+    );
+    page
 }

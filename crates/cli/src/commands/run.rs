@@ -2,7 +2,7 @@
 //!
 //! It starts no thread and no process: the keeper's entry clones, and a clone of a process with threads has only one of them.
 
-mod input;
+pub(super) mod input;
 mod name;
 mod preflight;
 mod user;

@@ -65,7 +65,7 @@ fn covers(wide: &SocketAddr, narrow: &SocketAddr) -> bool {
 }
 
 /// A duration such as `30s`, `500ms` or `1m30s`.
-pub(super) fn duration(option: &str, text: &str) -> Result<Duration, Error> {
+pub(in crate::commands) fn duration(option: &str, text: &str) -> Result<Duration, Error> {
     let wrong = |why: &str| {
         let hint = match text.parse::<u32>() {
             Ok(number) => format!("{number} of what? write {number}s for seconds, {number}ms for milliseconds"),
