@@ -32,6 +32,7 @@ const ORIGIN: Record<Listener["origin"], string> = {
   adopted: "the server's own socket, and a duplicate here",
   swapped: "a held socket, put in the place of the server's own",
   held: "held here, no generation has it yet",
+  passed: "held here, and given to the generation when it was started",
 };
 
 function release(row: PortRow) {

@@ -157,7 +157,7 @@ function Processes({ service }: { service: OneService }) {
                 ))}
                 {!one.listeners.length && <span class="none">none yet</span>}
               </td>
-              <td data-label="held">{one.trap === "active" ? <Badge tone="good">yes</Badge> : <Badge tone="warn">no: {one.trap.replace("unavailable: ", "")}</Badge>}</td>
+              <td data-label="held">{one.trap === "active" ? <Badge tone="good">yes</Badge> : one.holding === "environment" ? <Badge tone="good">declared ones</Badge> : <Badge tone="warn">no: {one.trap.replace("unavailable: ", "")}</Badge>}</td>
             </tr>
           ))}
         </tbody>

@@ -10,7 +10,7 @@ export type Listener = {
   port: number;
   inode: number;
   held: boolean;
-  origin: "adopted" | "swapped" | "held";
+  origin: "adopted" | "swapped" | "held" | "passed";
   selected: boolean;
   queue: Measured;
   evidence: Evidence;
@@ -23,6 +23,7 @@ export type Generation = {
   since_ms: number;
   listeners: Listener[];
   trap: string;
+  holding: "adopt" | "environment" | "plain" | "unknown";
   connections: Measured;
   last_exit: string | null;
 };

@@ -88,7 +88,7 @@ export function trouble(service: Service): string | null {
     const text = waits.map((held) => `${port(held)} is held, nobody accepts (${count(held.queue)} waiting)`).join(", ");
     return `${service.detail}; ${text}`;
   }
-  const trap = service.generations.find((generation) => generation.trap !== "active");
+  const trap = service.generations.find((generation) => generation.trap !== "active" && generation.holding !== "environment");
   if (trap) return `its ports are not held: ${trap.trap.replace("unavailable: ", "")}`;
   return TROUBLE.includes(state(service)[1]) ? service.detail : null;
 }

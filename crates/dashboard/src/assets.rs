@@ -13,7 +13,7 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"fa3c99d308b23803\"",
+        tag: "\"a142cb1aabc3e04c\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use stayput_wire::{
     AfterStatus, ConfigOrigin, ConfigReport, ConfigSource, Connections, Evidence, Fact, Facts, FieldChange, GenerationPhase,
-    GenerationStatus, HealthStatus, InstanceStatus, LastExit, Ledger, Level, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep,
-    Outcome, PlanReport, ProcessStatus, Sample, ServiceAction, ServiceChange, ServiceKind, ServicePhase, ServiceStatus, State, Stream,
-    Target, TrapStatus, Truth, WaitingPort,
+    GenerationStatus, HealthStatus, Holding, InstanceStatus, LastExit, Ledger, Level, ListenerOrigin, ListenerStatus, Measured, Mode,
+    NextStep, Outcome, PlanReport, ProcessStatus, Sample, ServiceAction, ServiceChange, ServiceKind, ServicePhase, ServiceStatus, State,
+    Stream, Target, TrapStatus, Truth, WaitingPort,
 };
 
 use super::{FakeControl, now_ms};
@@ -97,9 +97,8 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         phase,
         since_ms: 183_000,
         listeners,
-        holding: stayput_wire::Holding::Adopt,
         trap: TrapStatus::Active,
-        holding: stayput_wire::Holding::default(),
+        holding: Holding::Adopt,
         connections: Measured::Count(connections),
         last_exit: None,
     }
