@@ -98,6 +98,7 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         since_ms: 183_000,
         listeners,
         trap: TrapStatus::Active,
+        holding: stayput_wire::status::Holding::Adopt,
         connections: Measured::Count(connections),
         last_exit: None,
     }
