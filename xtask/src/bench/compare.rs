@@ -36,6 +36,8 @@ pub(super) fn run() -> Result<(), String> {
     for scenario in all["scenarios"].as_array_mut().into_iter().flatten() {
         scenario.as_object_mut().map(|fields| fields.remove("timeline"));
     }
+    let kernel = all["environment"]["kernel"].as_str().and_then(|kernel| kernel.split('-').next()).unwrap_or_default().to_owned();
+    all["environment"]["kernel"] = kernel.into();
     let text = serde_json::to_string_pretty(&all).map_err(|error| error.to_string())? + "\n";
     for (name, text) in [("compare.json", text), ("compare.svg", read("compare.svg")?), ("compare.md", read("compare.md")?)] {
         std::fs::write(docs(name), text).map_err(|error| format!("{name}: {error}"))?;

@@ -112,8 +112,20 @@ pub(super) fn run(options: &Options) -> Result<bool, String> {
             measure(&bench, options, peer, count, &mut figures)?;
         }
     }
+    in_order(&mut figures);
+    save(options, &figures)?;
     println!("{}", text(&figures));
     Ok(!options.quick)
+}
+
+/// As the peers are listed, whichever was measured last.
+fn in_order(figures: &mut Figures) {
+    let place = |name: &str| Peer::ALL.iter().position(|peer| peer.name() == name);
+    figures.restart.sort_by_key(|row| place(&row.peer));
+    figures.kill.sort_by_key(|row| place(&row.peer));
+    figures.supervisor.sort_by_key(|row| place(&row.peer));
+    figures.stranger.sort_by_key(|row| place(&row.peer));
+    figures.memory.sort_by_key(|row| (place(&row.peer), row.services));
 }
 
 /// After each trial the figures are saved, so that one that fails costs nothing of the others.

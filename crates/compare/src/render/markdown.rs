@@ -71,7 +71,7 @@ fn write_all(out: &mut String, comparison: &Comparison, picture: Option<&str>) -
         "Linux {}, {} CPUs ({}), load average {} at the start, stayput {} ({} build), uid {}, everything on {}. The server imports for {} ms before \
          it binds. {} requests a second, each on a fresh connection, sent whether or not earlier ones were answered; an answer after {} ms counts as \
          one that waited. Three clients hold a connection that is meant to last. The run took {}.\n",
-        environment.kernel,
+        environment.kernel.split('-').next().unwrap_or_default(),
         environment.cpus,
         environment.cpu,
         environment.load,

@@ -412,7 +412,9 @@ impl Rig<'_> {
         }
         let gone = || self.reap() && self.env.left().is_empty();
         let _ = wait::until_true("its end", Duration::from_secs(5), gone);
-        self.env.left().into_iter().map(|each| each.command).collect()
+        // The names of programs and files, without the places of this checkout.
+        let short = |command: &str| command.split(' ').map(|word| word.rsplit('/').next().unwrap_or(word)).collect::<Vec<_>>().join(" ");
+        self.env.left().iter().map(|each| short(&each.command).chars().take(80).collect()).collect()
     }
 
     /// Takes the exit status of the child, so that it is no zombie.

@@ -15,7 +15,8 @@ pub(crate) fn text(figures: &Figures) -> String {
 
 fn all(page: &mut String, figures: &Figures) -> std::fmt::Result {
     let machine = &figures.machine;
-    writeln!(page, "## Peers: four trials\n\n`cargo xtask bench peers`\n")?;
+    let first = |rows: &[Row]| rows.first().map_or(0, |row| row.events);
+    writeln!(page, "## Peers: four trials\n\n`cargo xtask bench peers --count {}`\n", first(&figures.restart))?;
     writeln!(
         page,
         "From `docs/bench/peers.json`, {}. Linux {}, {} CPUs ({}), {} build, load average {} when the last began, as an ordinary user. One server for \
@@ -24,7 +25,6 @@ fn all(page: &mut String, figures: &Figures) -> std::fmt::Result {
          10 s one counts as lost. stayput runs with `--soak 200ms`, everybody else as its manual has it.\n",
         figures.date, machine.kernel, machine.cpus, machine.model, machine.build, machine.load
     )?;
-    let first = |rows: &[Row]| rows.first().map_or(0, |row| row.events);
     writeln!(page, "### 1. A planned restart, {} times\n", first(&figures.restart))?;
     under_load(page, &figures.restart, true)?;
     writeln!(
@@ -59,11 +59,54 @@ fn all(page: &mut String, figures: &Figures) -> std::fmt::Result {
         writeln!(page, "| {} | {} | {} |", bold(peer), cells(1), cells(50))?;
     }
     writeln!(page, "\nWith `stayput run` each service has a guard, a keeper and a daemon of its own.\n")?;
+    for shortfall in shortfalls(figures) {
+        writeln!(page, "**Falls short:** {shortfall}.\n")?;
+    }
     writeln!(page, "### Who could not take part\n")?;
     for (who, why) in &figures.absent {
         writeln!(page, "- {who}: {why}.")?;
     }
     writeln!(page)
+}
+
+/// Where somebody else was better. In the first two trials only those count that refused nobody and let nobody hang: to be quick by refusing is no feat.
+fn shortfalls(figures: &Figures) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut better = |what: &str, ours: Option<u64>, others: Vec<(&str, u64)>, unit: &str| {
+        let Some(ours) = ours else { return };
+        let all: Vec<String> =
+            others.iter().filter(|(_, theirs)| *theirs < ours).map(|(peer, theirs)| format!("{peer} {theirs} {unit}")).collect();
+        if !all.is_empty() {
+            found.push(format!("{what}: stayput {ours} {unit}, {}", all.join(", ")));
+        }
+    };
+    let sound = |rows: &[Row], of: fn(&Row) -> u64| -> (Option<u64>, Vec<(String, u64)>) {
+        let ours = rows.iter().find(|row| row.peer == "stayput").map(of);
+        let others =
+            rows.iter().filter(|row| row.peer != "stayput" && row.trouble.is_none() && row.counts.refused + row.counts.timed_out == 0);
+        (ours, others.map(|row| (row.peer.clone(), of(row))).collect())
+    };
+    for (what, rows, of) in [
+        ("longest wait in a planned restart", &figures.restart, (|row: &Row| row.longest_wait_ms) as fn(&Row) -> u64),
+        ("time from the order to restart until the new process answers", &figures.restart, |row| row.to_serve_ms),
+        ("time from a SIGKILL until a new process answers", &figures.kill, |row| row.to_serve_ms),
+        ("longest wait after a SIGKILL", &figures.kill, |row| row.longest_wait_ms),
+    ] {
+        let (ours, others) = sound(rows, of);
+        better(what, ours, others.iter().map(|(peer, value)| (peer.as_str(), *value)).collect(), "ms");
+    }
+    let served = |row: &StrangerRow| row.to_serve_ms;
+    let ours = figures.stranger.iter().find(|row| row.peer == "stayput").and_then(served);
+    let others = figures.stranger.iter().filter_map(|row| Some((row.peer.as_str(), served(row)?))).collect();
+    better("from a stranger's release until the server answers", ours, others, "ms");
+    for services in [1, 50] {
+        let of = |row: &super::trials::MemoryRow| (row.services == services).then_some((row.peer.clone(), row.pss_kib));
+        let all: Vec<(String, u64)> = figures.memory.iter().filter_map(of).collect();
+        let ours = all.iter().find(|(peer, _)| peer == "stayput").map(|(_, kib)| *kib);
+        let what = format!("memory with {services} service{}", if services == 1 { "" } else { "s" });
+        better(&what, ours, all.iter().map(|(peer, kib)| (peer.as_str(), *kib)).collect(), "KiB");
+    }
+    found
 }
 
 fn bold(peer: &str) -> String {
