@@ -12,5 +12,6 @@ pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;
+pub(crate) mod up;
 pub(crate) mod wait;
 pub(crate) mod why;

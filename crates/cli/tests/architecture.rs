@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
+    ("stayput-config", &["stayput-model"]),
     ("stayput-wire", &["stayput-model"]),
     ("stayput-logs", &[]),
     ("stayput-dashboard", &["stayput-wire"]),
@@ -21,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "stayput-kernel",
             "stayput-keeper",
             "stayput-ports",
+            "stayput-config",
             "stayput-wire",
             "stayput-logs",
             "stayput-compare",

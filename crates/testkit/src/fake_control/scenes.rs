@@ -92,6 +92,7 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         vec![listener(port, 48_000 + (id as u32) * 13 + u32::from(port), ListenerOrigin::Adopted, selected, 0)]
     };
     GenerationStatus {
+        holding: stayput_wire::Holding::Adopt,
         id,
         pid,
         phase,
