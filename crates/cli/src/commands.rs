@@ -14,5 +14,6 @@ pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;
+pub(crate) mod up;
 pub(crate) mod wait;
 pub(crate) mod why;

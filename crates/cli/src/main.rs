@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{compare, daemon, dashboard, doctor, free, logs, ports, restart, run, schema, status, stop, story, wait, why};
+use crate::commands::{compare, daemon, dashboard, doctor, free, logs, ports, restart, run, schema, status, stop, story, up, wait, why};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -24,6 +24,10 @@ struct Cli {
 enum Command {
     /// Keep a command on its ports: restart it without refusing a connection
     Run(Box<run::Args>),
+    /// Start all services of a configuration, and keep them on their ports
+    Up(up::Args),
+    /// Stop all services of an instance, and the instance
+    Down(stop::Args),
     /// Replace the running generation by a new one, show how it went
     Restart(restart::Args),
     /// Say what runs, what listens, and how it is known
@@ -59,10 +63,11 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Up(args) => up::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
-        Command::Stop(args) => stop::run(&args),
+        Command::Stop(args) | Command::Down(args) => stop::run(&args),
         Command::Daemon => daemon::run(),
         Command::Why(args) => why::run(&args),
         Command::Ports(args) => ports::run(&args),

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may use whom, among the crates of this workspace.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("stayput-model", &[]),
     ("stayput-kernel", &[]),
-    ("stayput-wire", &["stayput-model"]),
     ("stayput-config", &["stayput-model"]),
+    ("stayput-wire", &["stayput-model"]),
     ("stayput-logs", &[]),
     ("stayput-dashboard", &["stayput-wire"]),
     ("stayput-keeper", &["stayput-kernel"]),
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "stayput-kernel",
             "stayput-keeper",
             "stayput-ports",
+            "stayput-config",
             "stayput-wire",
             "stayput-logs",
             "stayput-compare",

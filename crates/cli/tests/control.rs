@@ -73,7 +73,10 @@ fn web() -> String {
 
 fn restarted(ledger: Box<Ledger>, last_output: &[&str]) -> Reply {
     let last_output = last_output.iter().map(|&line| line.to_owned()).collect();
-    Reply::Restarted { services: vec![RestartedService { name: web(), ledger: Some(ledger), last_output }], untouched: vec![] }
+    Reply::Restarted {
+        services: vec![RestartedService { name: web(), ledger: Some(ledger), last_output, problem: None }],
+        untouched: vec![],
+    }
 }
 
 fn ledger(outcome: Outcome, reason: Option<&str>) -> Box<Ledger> {

@@ -208,21 +208,35 @@ impl Observer {
         Ok(accepted)
     }
 
-    /// Connections that wait in each of these listeners.
-    pub(crate) fn queues(&mut self, listeners: &BTreeMap<u32, SocketAddr>) -> Result<BTreeMap<u32, u32>, String> {
-        let ports: BTreeSet<(bool, u16)> = listeners.values().map(|address| (address.is_ipv4(), address.port())).collect();
-        let mut queues = BTreeMap::new();
-        for (v4, port) in ports {
-            let family = if v4 { Family::V4 } else { Family::V6 };
-            let query = Query::new(family, Protocol::Tcp, States::LISTEN).port(port);
+    /// Looks at all of these addresses at once: for a status of many services, one look is cheaper than one for each.
+    pub(crate) fn survey(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<Survey, String> {
+        let mut survey = Survey::default();
+        let ports: BTreeSet<(bool, u16)> = addresses.iter().map(|address| (address.is_ipv4(), address.port())).collect();
+        // The kernel goes through its whole table for each query, whatever the filter; but what it does not send need not be read.
+        let few = ports.len() <= 4;
+        let queries: Vec<(Family, Option<u16>)> = if few {
+            ports.iter().map(|(v4, port)| (if *v4 { Family::V4 } else { Family::V6 }, Some(*port))).collect()
+        } else {
+            Family::ALL.into_iter().map(|family| (family, None)).collect()
+        };
+        for (family, port) in queries {
+            let query = Query::new(family, Protocol::Tcp, States::LISTEN | States::ESTABLISHED | States::CLOSE_WAIT).with_tcp_info();
+            let query = port.map_or(query.clone(), |port| query.port(port));
             let each = |socket: Socket| {
-                if listeners.contains_key(&socket.inode) {
-                    queues.insert(socket.inode, socket.rqueue);
+                let key = (family == Family::V4, socket.local.port());
+                if !ports.contains(&key) {
+                    return;
                 }
+                if socket.state == State::Listen {
+                    survey.queues.insert(socket.inode, socket.rqueue);
+                    return;
+                }
+                let waits = (socket.inode == 0).then(|| socket.tcp_info.map_or(0, |info| info.last_ack_recv_ms));
+                survey.open.entry(key).or_default().push((socket.local.ip(), waits));
             };
             self.diag.each(&query, each).map_err(|error| error.to_string())?;
         }
-        Ok(queues)
+        Ok(survey)
     }
 
     /// Who listens there, as a phrase: "pid 991 nginx (LISTEN 0.0.0.0:80, inode 4711)".
@@ -253,6 +267,55 @@ impl Observer {
             }
             None => format!("a process that we may not look at ({evidence})"),
         })
+    }
+}
+
+/// Where a connection is, and for how long it has waited at least, in milliseconds, if nobody has accepted it.
+type Place = (IpAddr, Option<u32>);
+
+/// What one look at many addresses saw.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Connections that wait in each listener, by its inode.
+    queues: HashMap<u32, u32>,
+    /// Connections by family (whether it is IPv4) and port.
+    open: HashMap<(bool, u16), Vec<Place>>,
+}
+
+/// What was seen of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Seen {
+    /// Accepted connections.
+    pub(crate) accepted: u32,
+    /// How long the one that waits longest has waited at least, in milliseconds; `None`: none waits.
+    pub(crate) longest_wait_ms: Option<u32>,
+}
+
+impl Survey {
+    /// Connections that wait in this listener; `None`: there is no such listener any more.
+    pub(crate) fn queue(&self, inode: u32) -> Option<u32> {
+        self.queues.get(&inode).copied()
+    }
+
+    /// What was seen at these addresses.
+    pub(crate) fn at(&self, addresses: &BTreeSet<SocketAddr>) -> Seen {
+        let mut seen = Seen::default();
+        let ports: BTreeSet<(bool, u16)> = addresses.iter().map(|address| (address.is_ipv4(), address.port())).collect();
+        for key in ports {
+            for (ip, waits) in self.open.get(&key).into_iter().flatten() {
+                let here = |address: &SocketAddr| {
+                    (address.is_ipv4(), address.port()) == key && (address.ip().is_unspecified() || same_ip(address.ip(), *ip))
+                };
+                if !addresses.iter().any(here) {
+                    continue;
+                }
+                match waits {
+                    None => seen.accepted += 1,
+                    Some(waits) => seen.longest_wait_ms = seen.longest_wait_ms.max(Some(*waits)),
+                }
+            }
+        }
+        seen
     }
 }
 
@@ -337,8 +400,15 @@ mod tests {
         // The same process tree is another generation's now: its connection is no longer ours.
         question.generation = 8;
         assert_eq!(observer.look(&question, true), Ok(DrainReport::default()));
-        let listeners = BTreeMap::from([(inode(&listener), listener.local_addr().unwrap())]);
-        assert_eq!(observer.queues(&listeners), Ok(BTreeMap::from([(inode(&listener), 0)])));
+        let addresses = BTreeSet::from([listener.local_addr().unwrap()]);
+        let survey = observer.survey(&addresses).unwrap();
+        assert_eq!((survey.queue(inode(&listener)), survey.queue(1)), (Some(0), None));
+        assert_eq!(survey.at(&addresses), Seen { accepted: 1, longest_wait_ms: None });
+        let _waits = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let survey = observer.survey(&addresses).unwrap();
+        assert_eq!(survey.queue(inode(&listener)), Some(1));
+        assert!(survey.at(&addresses).longest_wait_ms.is_some_and(|waits| waits < 5_000));
+        assert_eq!(survey.at(&BTreeSet::new()), Seen::default());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use crate::control;
 use crate::drain;
+use crate::events::News;
 use crate::link::Asked;
 use crate::logs::Sink;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, now};
 use crate::readiness::{self, Check, Probe};
 use crate::say;
 use crate::translate::{self, to_keeper};
@@ -151,7 +152,23 @@ impl Reactor {
         if let Some(line) = say::notice(notice, &more, self.world.report) {
             self.console.line(&line);
         }
-        self.answer_waiters(notice, &more);
+        self.tallies.note(notice, now());
+        self.record(notice, &more);
+        self.tell_waiters(notice, &more);
+    }
+
+    /// Keeps it for those who follow the events.
+    fn record(&self, notice: &Notice, more: &str) {
+        let Some((mark, text)) = say::words(&notice.what) else { return };
+        let (kind, facts) = say::facts(&notice.what);
+        self.events.push(News {
+            service: Some(notice.service.clone()),
+            kind,
+            generation: facts.get("generation").or_else(|| facts.get("to")).and_then(serde_json::Value::as_u64),
+            level: mark.level(),
+            text: stayput_model::text::printable(&format!("{text}{more}")).into_owned(),
+            data: serde_json::Value::Object(facts),
+        });
     }
 
     /// What to do about a generation that could not live beside the one before it, if its last words say so.

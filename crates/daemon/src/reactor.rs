@@ -3,11 +3,15 @@
 use crate::connections::{Observer, Question};
 use crate::console::Console;
 use crate::control;
+use crate::events::{Events, News};
 use crate::link::{Asked, Incoming, Link};
 use crate::logs::Recent;
 use crate::notify::Said;
 use crate::say::{self, Mark};
+use crate::status::Pace;
+use crate::tally::Tallies;
 use crate::translate::{self, Meaning};
+use crate::usage::Gauge;
 use stayput_keeper::client::ChannelError;
 use stayput_keeper::protocol::{DescriptorKind, Dump, GenerationId as GenerationIdOfKeeper, Reply, Request, Scope};
 use stayput_model::blob::{self, BlobError, INSTANCE};
@@ -52,8 +56,8 @@ pub(crate) enum Message {
     World(Event),
     /// Somebody asks over the control socket.
     Control(stayput_wire::Request, control::Answers),
-    /// The keeper's facts of now, for somebody who asked for the status; `None`: it did not say.
-    Status(control::Answers, Option<Box<Dump>>),
+    /// The keeper's facts of now, for those who asked for the status; `None`: it did not say.
+    Status(Option<Box<Dump>>),
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
     /// Something happened to the logs on disk.
@@ -107,7 +111,18 @@ pub(crate) struct Reactor {
     pub(crate) outputs: BTreeMap<GenerationId, Output>,
     /// Where output is kept, if it is.
     pub(crate) disk: Option<crate::logs_disk::Disk>,
+    /// What has happened.
+    pub(crate) events: Events,
+    /// When this daemon started.
+    pub(crate) started: Mono,
+    pub(crate) tallies: Tallies,
+    pub(crate) gauge: Option<Gauge>,
+    /// Processor time of each service.
+    pub(crate) paces: BTreeMap<String, Pace>,
     pub(crate) waiters: Vec<control::Waiter>,
+    pub(crate) rollings: Vec<control::Rolling>,
+    /// Those who asked for the status while the keeper is being asked.
+    pub(crate) status_asked: Vec<control::Answers>,
     /// Answers that are not written to their sockets yet.
     pub(crate) unwritten: Rc<Cell<usize>>,
     pending: VecDeque<Event>,
@@ -167,7 +182,14 @@ impl Reactor {
             watches: BTreeMap::new(),
             outputs: BTreeMap::new(),
             disk: None,
+            events: Events::new(),
+            started: now(),
+            tallies: Tallies::default(),
+            gauge: Gauge::open(),
+            paces: BTreeMap::new(),
             waiters: Vec::new(),
+            rollings: Vec::new(),
+            status_asked: Vec::new(),
             unwritten: Rc::default(),
             pending: VecDeque::new(),
         };
@@ -222,18 +244,19 @@ impl Reactor {
                 Some(message) = from.recv() => self.message(message),
                 () = wake => self.step(Event::Tick),
             }
+            self.answer_waiters();
         }
     }
 
     fn message(&mut self, message: Message) {
         match message {
             Message::World(event) => self.step(event),
-            Message::Control(request, answers) => self.asked(request, answers),
-            Message::Status(answers, dump) => {
+            Message::Control(request, answers) => self.asked(request, &answers),
+            Message::Status(dump) => {
                 if let Some(dump) = dump {
                     self.identity = Identity::of(&dump);
                 }
-                self.answer_status(&answers);
+                self.answer_status();
             }
             Message::Said(generation, said) => self.said(generation, said),
             Message::Logs(event) => self.logs_told(event),
@@ -364,7 +387,24 @@ impl Reactor {
 
     /// Writes a sentence of our own.
     pub(crate) fn tell(&self, service: &str, mark: Mark, text: &str) {
+        self.tell_of(service, mark, "message", text);
+    }
+
+    /// Writes a sentence that programs know by its kind.
+    pub(crate) fn tell_as(&self, service: &str, kind: &str, text: &str) {
+        self.tell_of(service, Mark::Plain, kind, text);
+    }
+
+    fn tell_of(&self, service: &str, mark: Mark, kind: &str, text: &str) {
         self.console.line(&say::line(service, mark, text, self.world.report));
+        self.events.push(News {
+            service: self.world.services.contains_key(service).then(|| service.to_owned()),
+            kind: kind.to_owned(),
+            generation: None,
+            level: mark.level(),
+            text: stayput_model::text::printable(text).into_owned(),
+            data: serde_json::Value::Object(serde_json::Map::new()),
+        });
     }
 
     /// Reads what a generation writes.

@@ -4,6 +4,7 @@ use stayput_model::config::{ReportStyle, When};
 use stayput_model::event::{DrainReport, ExitStatus};
 use stayput_model::ledger::Failure;
 use stayput_model::notice::{Notice, StopReason, What};
+use stayput_wire::Level;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ pub(crate) enum Mark {
 }
 
 impl Mark {
+    /// For programs.
+    pub(crate) fn level(self) -> Level {
+        match self {
+            Self::Good => Level::Good,
+            Self::Plain => Level::Info,
+            Self::Trouble => Level::Trouble,
+        }
+    }
+
     fn text(self, style: ReportStyle) -> &'static str {
         match (self, style) {
             (Self::Good, ReportStyle::Colour) => "\u{1b}[32m✓\u{1b}[0m",
@@ -53,22 +63,27 @@ fn json(notice: &Notice, text: &str) -> serde_json::Value {
     let mut line = serde_json::json!({
         "time": stayput_kernel::clock::local_hms(), "service": notice.service, "message": text,
     });
-    // The model's enum is `"Name"` or `{"Name": {fields}}`: the name becomes the event, the fields stand beside it.
-    let (name, fields) = match serde_json::to_value(&notice.what) {
+    let (kind, facts) = facts(&notice.what);
+    if let Some(line) = line.as_object_mut() {
+        line.insert("event".to_owned(), kind.into());
+        line.extend(facts);
+    }
+    line
+}
+
+/// A notice for programs: its kind as a kebab-case word, and its fields; durations in milliseconds.
+pub(crate) fn facts(what: &What) -> (String, serde_json::Map<String, serde_json::Value>) {
+    // The model's enum is `"Name"` or `{"Name": {fields}}`: the name becomes the kind.
+    let (name, fields) = match serde_json::to_value(what) {
         Ok(serde_json::Value::Object(what)) => what.into_iter().next().unwrap_or_default(),
         Ok(serde_json::Value::String(name)) => (name, serde_json::Value::Null),
         Ok(_) | Err(_) => Default::default(),
     };
-    if let Some(line) = line.as_object_mut() {
-        line.insert("event".to_owned(), kebab(&name).into());
-        if let serde_json::Value::Object(fields) = fields {
-            for (name, value) in fields {
-                let (name, value) = milliseconds(name, value);
-                line.insert(name, value);
-            }
-        }
-    }
-    line
+    let fields = match fields {
+        serde_json::Value::Object(fields) => fields.into_iter().map(|(name, value)| milliseconds(name, value)).collect(),
+        _ => serde_json::Map::new(),
+    };
+    (kebab(&name), fields)
 }
 
 /// serde writes a duration as `{"secs", "nanos"}`; people count in milliseconds.
@@ -297,6 +312,22 @@ pub(crate) fn ended(status: ExitStatus) -> String {
     }
 }
 
+/// A command as a person would type it, without control characters; not too long.
+pub(crate) fn command(argv: &[Vec<u8>]) -> String {
+    const LONGEST: usize = 400;
+    let word = |word: &Vec<u8>| {
+        let shown = stayput_model::text::printable_bytes(word);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte);
+        if !shown.is_empty() && shown.bytes().all(plain) { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
+    };
+    let mut text = argv.iter().map(word).collect::<Vec<_>>().join(" ");
+    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
+}
+
 /// Why binds cannot be caught. Installing the filter fails with other errors than reaching into the service does.
 pub(crate) fn untrapped(errno: i32) -> String {
     const EPERM: i32 = 1;
@@ -339,6 +370,14 @@ pub(crate) fn signal_name(signal: i32) -> String {
 mod tests {
     use super::*;
     use stayput_model::event::GenerationId;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let argv = ["python3", "-c", "print('hi there')", ""].map(|word| word.as_bytes().to_vec());
+        assert_eq!(command(&argv), "python3 -c 'print('\\''hi there'\\'')' ''");
+        assert!(!command(&[b"a\x1b[31m".to_vec()]).contains('\u{1b}'));
+        assert!(command(&[vec![b'x'; 10_000]]).len() < 500);
+    }
 
     #[test]
     fn json_lines_say_the_same_and_more() {

@@ -1,54 +1,97 @@
 //! What is true now, in the words of the wire: the world's knowledge, and what the kernel says when asked.
 
+use crate::connections::Survey;
+use crate::evidence::{self, Sight};
 use crate::reactor::{Reactor, now};
 use crate::say;
+use crate::tally::Tally;
+use crate::usage::{Family, Usage};
+use stayput_model::Mono;
+use stayput_model::config::{After, Kind, When};
 use stayput_model::event::{GenerationId, ListenerFacts, Origin};
 use stayput_model::generation::{Generation, Phase, Trap, Way};
 use stayput_model::ledger::Ledger;
 use stayput_model::notice::StopReason;
 use stayput_model::service::{Plan, Service, Target};
 use stayput_wire::{
-    Evidence, GenerationPhase, GenerationStatus, Holding, InstanceStatus, ListenerOrigin, ListenerStatus, Measured, Outcome, ProcessStatus,
-    ServicePhase, ServiceStatus, TrapStatus,
+    AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, GenerationPhase, GenerationStatus, HealthStatus, Holding,
+    InstanceStatus, LastExit, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind, ServicePhase,
+    ServiceStatus, TrapStatus, WaitingPort,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 impl Reactor {
     /// The whole instance.
     pub(crate) fn status(&mut self) -> InstanceStatus {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let mut look = self.look();
         let names: Vec<String> = self.world.services.keys().cloned().collect();
         InstanceStatus {
             name: self.identity.instance.clone(),
             guard: ProcessStatus { pid: self.identity.guard },
             keeper: ProcessStatus { pid: self.identity.keeper },
             daemon: ProcessStatus { pid },
-            services: names.iter().filter_map(|name| self.service_status(name)).collect(),
+            services: names.iter().filter_map(|name| self.service_status(name, &mut look)).collect(),
             keeper_deaths: self.identity.keeper_deaths,
             daemon_deaths: self.identity.daemon_deaths,
-            ..InstanceStatus::default()
+            mode: match self.world.mode {
+                stayput_model::config::Mode::Run => Mode::Run,
+                stayput_model::config::Mode::Up => Mode::Up,
+            },
+            daemon_ms: milliseconds(now().since(self.started)),
+            source: self.world.source.as_ref().map(|source| ConfigSource {
+                path: String::from_utf8_lossy(&source.path).into_owned(),
+                profile: source.profile.clone(),
+                only: source.only.clone(),
+            }),
+            cursor: Some(self.events.cursor()),
         }
     }
 
-    fn service_status(&mut self, name: &str) -> Option<ServiceStatus> {
-        let inodes: BTreeMap<_, _> =
-            self.world.services.get(name)?.listeners.values().map(|listener| (listener.inode, listener.address)).collect();
-        let queues = self.observer.as_mut().and_then(|observer| observer.queues(&inodes).ok()).unwrap_or_default();
-        let ids: Vec<GenerationId> = self.world.services.get(name)?.generations.keys().copied().collect();
-        let connections: BTreeMap<GenerationId, Measured> = ids.into_iter().map(|id| (id, self.connections(id))).collect();
-        let service = self.world.services.get(name)?;
-        let listener = |facts: &ListenerFacts| listener_status(facts, queues.get(&facts.inode).copied());
-        let (phase, mut detail) = phase(service);
-        if let Plan::Hold { waiting } = &service.plan {
-            let observer = &mut self.observer;
-            let holders = waiting.keys().filter_map(|address| observer.as_mut()?.holder(*address));
-            let holders: Vec<String> = holders.collect();
-            if !holders.is_empty() {
-                detail = format!("{detail}, held by {}", holders.join(", "));
-            }
+    /// One look at the kernel for all services.
+    fn look(&mut self) -> Look {
+        let addresses: BTreeSet<SocketAddr> =
+            self.world.services.values().flat_map(|service| service.listeners.values().map(|listener| listener.address)).collect();
+        let survey = self.observer.as_mut().and_then(|observer| observer.survey(&addresses).ok());
+        Look { survey, family: None }
+    }
+
+    fn sight(&self, service: &Service, look: &Look) -> Sight {
+        let addresses: BTreeSet<SocketAddr> = service.listeners.values().map(|listener| listener.address).collect();
+        let survey = look.survey.as_ref();
+        let current = service.serving().or_else(|| service.incoming()).and_then(|id| service.generations.get(&id));
+        let pid = current.filter(|current| current.main.status().is_none()).and_then(|current| current.main.pid());
+        Sight {
+            seen: survey.map(|survey| survey.at(&addresses)),
+            queued: survey.map(|survey| service.listeners.values().filter_map(|listener| survey.queue(listener.inode)).sum()),
+            process: pid.and_then(|pid| self.gauge.as_ref()?.process(pid)),
+            looked: true,
         }
+    }
+
+    fn service_status(&mut self, name: &str, look: &mut Look) -> Option<ServiceStatus> {
+        let service = self.world.services.get(name)?;
+        let sight = self.sight(service, look);
+        let connections = self.connections(name, &sight);
+        let usage = self.usage(name, look);
+        let waiting = self.waiting_ports(name);
+        let service = self.world.services.get(name)?;
+        let tally = self.tallies.of(name);
+        let listener = |facts: &ListenerFacts| listener_status(facts, look.survey.as_ref().and_then(|survey| survey.queue(facts.inode)));
+        let (phase, mut detail) = phase(service);
+        let state = evidence::state(service, tally, &sight);
+        if let Some(complaint) = evidence::complaint(state, service, tally, &sight) {
+            detail = format!("{complaint}; {detail}");
+        }
+        let holders: Vec<&str> = waiting.iter().filter_map(|waiting| waiting.holder.as_deref()).collect();
+        if !holders.is_empty() {
+            detail = format!("{detail}, held by {}", holders.join(", "));
+        }
+        let serving = service.serving();
+        let of = |id: GenerationId| connections.get(&id).copied().unwrap_or_default();
         Some(ServiceStatus {
-            name: name.to_owned(),
             target: match service.target {
                 Target::Up => stayput_wire::Target::Up,
                 Target::Down => stayput_wire::Target::Down,
@@ -60,33 +103,223 @@ impl Reactor {
                 .generations
                 .values()
                 .rev()
-                .map(|generation| GenerationStatus {
-                    id: generation.id.0,
-                    pid: generation.main.pid().unwrap_or(0),
-                    phase: generation_phase(&generation.phase),
-                    since_ms: u64::try_from(now().since(generation.since).as_millis()).unwrap_or(u64::MAX),
-                    listeners: service.listeners.values().filter(|facts| facts.owner == Some(generation.id)).map(listener).collect(),
-                    trap: match generation.trap {
-                        Trap::Active => TrapStatus::Active,
-                        Trap::Unknown => TrapStatus::Unavailable("its command does not run yet".to_owned()),
-                        Trap::Unavailable(errno) => TrapStatus::Unavailable(say::untrapped(errno)),
-                    },
-                    holding: holding(service, generation),
-                    connections: connections.get(&generation.id).copied().unwrap_or_default(),
-                    last_exit: generation.main.status().map(say::ended),
-                })
+                .map(|generation| generation_status(service, generation, of(generation.id), &listener))
                 .collect(),
             held: service.listeners.values().filter(|facts| facts.owner.is_none()).map(listener).collect(),
             ledger: service.ledgers.back().map(ledger),
+            state,
+            facts: evidence::facts(service, tally, &sight),
+            kind: match service.config.kind {
+                Kind::Service => ServiceKind::Service,
+                Kind::Task { .. } => ServiceKind::Task,
+            },
+            replicas: service.config.replicas,
+            uptime_ms: serving.and_then(|id| service.generations.get(&id)).and_then(|generation| match &generation.phase {
+                Phase::Serving { from, .. } => Some(milliseconds(now().since(*from))),
+                _ => None,
+            }),
+            crashes: tally.map_or(0, |tally| tally.crashes),
+            last_exit: last_exit(service, tally),
+            connections: Connections {
+                new: serving.map_or(Measured::Count(0), of),
+                old: sum(connections.iter().filter(|(id, _)| Some(**id) != serving).map(|(_, count)| *count)),
+                queued: sight.queued.map(u64::from).into(),
+            },
+            memory: usage.0.memory.into(),
+            cpu_permille: usage.1.into(),
+            usage: Some(Evidence { source: usage.0.source().to_owned(), age_ms: 0 }),
+            processes: usage.0.processes.map(u64::from).into(),
+            waiting,
+            after: service.config.after.iter().map(|after| self.after_status(service, after)).collect(),
+            health: health(service),
+            next_run_ms: service.next_run_ms,
+            next: next_step(service),
+            command: say::command(&service.config.argv),
+            origin: service.config.origin.map(|origin| ConfigOrigin { path: None, line: origin.line, column: origin.column }),
             ..ServiceStatus::named(name)
         })
     }
 
-    fn connections(&mut self, generation: GenerationId) -> Measured {
+    /// What it does now, as a sentence.
+    pub(crate) fn detail_of(&mut self, name: &str) -> String {
+        let waiting = self.waiting_ports(name);
+        let Some(service) = self.world.services.get(name) else { return String::new() };
+        let (tally, sight) = (self.tallies.of(name), Sight::default());
+        let (_, detail) = phase(service);
+        let holders: Vec<&str> = waiting.iter().filter_map(|waiting| waiting.holder.as_deref()).collect();
+        let held = if holders.is_empty() { String::new() } else { format!(", held by {}", holders.join(", ")) };
+        match evidence::complaint(evidence::state(service, tally, &sight), service, tally, &sight) {
+            Some(complaint) => format!("{complaint}; {detail}{held}"),
+            None => format!("{detail}{held}"),
+        }
+    }
+
+    fn waiting_ports(&mut self, name: &str) -> Vec<WaitingPort> {
+        let Some(Plan::Hold { waiting }) = self.world.services.get(name).map(|service| service.plan.clone()) else { return Vec::new() };
+        let observer = &mut self.observer;
+        let holder = |address: &SocketAddr| WaitingPort {
+            address: address.to_string(),
+            holder: observer.as_mut().and_then(|observer| observer.holder(*address)),
+        };
+        waiting.keys().map(holder).collect()
+    }
+
+    /// Open connections by generation. While there is only one, all are its own, and nobody has to look for their owners.
+    fn connections(&mut self, name: &str, sight: &Sight) -> BTreeMap<GenerationId, Measured> {
+        let Some(service) = self.world.services.get(name) else { return BTreeMap::new() };
+        let alive = |generation: &Generation| !matches!(generation.phase, Phase::Gone { .. } | Phase::Releasing);
+        let ids: Vec<GenerationId> = service.generations.values().filter(|generation| alive(generation)).map(|it| it.id).collect();
+        if let [only] = ids.as_slice() {
+            return BTreeMap::from([(*only, sight.seen.map(|seen| u64::from(seen.accepted)).into())]);
+        }
+        ids.into_iter().map(|id| (id, self.generation_connections(id))).collect()
+    }
+
+    fn generation_connections(&mut self, generation: GenerationId) -> Measured {
         let Some(question) = self.question(generation) else { return Measured::NotMeasured };
         let seen = self.observer.as_mut().and_then(|observer| observer.look(&question, false).ok());
         seen.map(|report| u64::from(report.open)).into()
     }
+
+    /// What its processes use, and the processor time since the look before in thousandths of one processor.
+    fn usage(&mut self, name: &str, look: &mut Look) -> (Usage, Option<u64>) {
+        let (Some(service), Some(gauge)) = (self.world.services.get(name), self.gauge.as_mut()) else { return (Usage::default(), None) };
+        let mains = service.generations.values().filter(|generation| generation.main.status().is_none());
+        let mains: Vec<i32> = mains.filter_map(|generation| generation.main.pid()).collect();
+        let mut usage = Usage::nothing();
+        for main in mains {
+            usage = usage.and(gauge.look(main, &mut look.family));
+        }
+        let permille = usage.cpu.and_then(|cpu| self.paces.entry(name.to_owned()).or_default().measure(cpu, now()));
+        (usage, permille)
+    }
+
+    fn after_status(&self, service: &Service, after: &After) -> AfterStatus {
+        let waits = matches!(&service.plan, Plan::After { waiting } if waiting.contains(after));
+        AfterStatus {
+            service: after.service.clone(),
+            when: match after.when {
+                When::Started => "started",
+                When::Ready => "ready",
+                When::Completed => "completed",
+            }
+            .to_owned(),
+            met: !waits && self.world.services.contains_key(&after.service),
+        }
+    }
+}
+
+/// What is looked at once for a whole status.
+#[derive(Debug)]
+struct Look {
+    survey: Option<Survey>,
+    /// Made when the first generation without a cgroup is looked at.
+    family: Option<Family>,
+}
+
+/// Processor time between two looks.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    before: Option<(Duration, Mono)>,
+    permille: Option<u64>,
+}
+
+/// Shorter than this says nothing: the clock that processes are billed by ticks every 10 ms.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+impl Pace {
+    /// Thousandths of one processor used between the look before and this one; the same as before if that was just now.
+    fn measure(&mut self, cpu: Duration, now: Mono) -> Option<u64> {
+        match self.before {
+            Some((_, at)) if now.since(at) < SHORTEST => {}
+            Some((before, at)) => {
+                // Less than before: a generation has gone with what it had used.
+                let used = cpu.checked_sub(before);
+                let span = now.since(at).as_micros().max(1);
+                self.permille = used.map(|used| u64::try_from(used.as_micros() * 1000 / span).unwrap_or(u64::MAX));
+                self.before = Some((cpu, now));
+            }
+            None => self.before = Some((cpu, now)),
+        }
+        self.permille
+    }
+}
+
+fn generation_status(
+    service: &Service,
+    generation: &Generation,
+    connections: Measured,
+    listener: &impl Fn(&ListenerFacts) -> ListenerStatus,
+) -> GenerationStatus {
+    GenerationStatus {
+        id: generation.id.0,
+        pid: generation.main.pid().unwrap_or(0),
+        phase: generation_phase(&generation.phase),
+        since_ms: milliseconds(now().since(generation.since)),
+        listeners: service.listeners.values().filter(|facts| facts.owner == Some(generation.id)).map(listener).collect(),
+        trap: match generation.trap {
+            Trap::Active => TrapStatus::Active,
+            Trap::Unknown => TrapStatus::Unavailable("its command does not run yet".to_owned()),
+            Trap::Unavailable(errno) => TrapStatus::Unavailable(say::untrapped(errno)),
+        },
+        holding: holding(service, generation),
+        connections,
+        last_exit: generation.main.status().map(say::ended),
+    }
+}
+
+fn sum(counts: impl Iterator<Item = Measured>) -> Measured {
+    let count = |measured: Measured| match measured {
+        Measured::Count(count) => Some(count),
+        Measured::NotMeasured => None,
+    };
+    counts.map(count).sum::<Option<u64>>().into()
+}
+
+fn last_exit(service: &Service, tally: Option<&Tally>) -> Option<LastExit> {
+    let told = tally.and_then(|tally| tally.last_exit);
+    let (generation, status) = match (told, service.last_exit) {
+        (Some(told), _) => (told.generation, told.status),
+        (None, known) => known?,
+    };
+    Some(LastExit {
+        generation: generation.0,
+        ended: say::ended(status),
+        status: status.code(),
+        why: told.map(|told| if told.stopped { "it was asked to stop" } else { "by itself" }.to_owned()),
+        at_ms: told.map(|told| told.at_ms),
+    })
+}
+
+fn health(service: &Service) -> Option<HealthStatus> {
+    service.config.health.as_ref()?;
+    let serving = service.serving().and_then(|id| service.generations.get(&id));
+    Some(match serving.and_then(|serving| serving.health.as_ref()) {
+        Some(health) => HealthStatus {
+            passing: Some(health.failures == 0),
+            failures: health.failures,
+            detail: health.what.clone(),
+            evidence: Some(Evidence { source: "health check".to_owned(), age_ms: milliseconds(now().since(health.at)) }),
+        },
+        None => HealthStatus { passing: None, failures: 0, detail: "no check is over yet".to_owned(), evidence: None },
+    })
+}
+
+fn next_step(service: &Service) -> Option<NextStep> {
+    if let Plan::BackOff { until } = service.plan {
+        return Some(NextStep { what: "the next start".to_owned(), in_ms: milliseconds(until.since(now())) });
+    }
+    let serving = service.serving().and_then(|id| service.generations.get(&id))?;
+    match &serving.phase {
+        Phase::Serving { soak: Some(soak), .. } => {
+            Some(NextStep { what: "the end of the probation".to_owned(), in_ms: milliseconds(soak.until.since(now())) })
+        }
+        _ => None,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// By which means: what it was passed is seen by its listeners.

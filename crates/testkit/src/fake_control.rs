@@ -311,7 +311,12 @@ impl FakeControl {
         if wait {
             let services = names
                 .iter()
-                .map(|name| RestartedService { name: name.clone(), ledger: self.restart(name).map(Box::new), last_output: Vec::new() })
+                .map(|name| RestartedService {
+                    name: name.clone(),
+                    ledger: self.restart(name).map(Box::new),
+                    last_output: Vec::new(),
+                    problem: None,
+                })
                 .collect();
             return Reply::Restarted { services, untouched: Vec::new() };
         }

@@ -100,6 +100,16 @@ impl LineBuffer {
         Ok(Some(line))
     }
 
+    /// Bytes that are not taken out yet.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All bytes were taken out.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// At the end of the stream: nothing may be left.
     ///
     /// # Errors
@@ -179,6 +189,7 @@ mod tests {
                     name: "web".to_owned(),
                     ledger: Some(Box::new(ledger())),
                     last_output: vec!["a\nb".to_owned()],
+                    problem: None,
                 }],
                 untouched: vec!["api".to_owned()],
             }),

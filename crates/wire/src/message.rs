@@ -299,11 +299,15 @@ pub struct RestartingService {
 pub struct RestartedService {
     /// Which service.
     pub name: String,
-    /// What happened, so far: old connections may go on draining after the soak. `None`: it was stopped before the restart was decided.
+    /// What happened, so far: old connections may go on draining after the soak. `None`: there is nothing to account for (a task was
+    /// begun), or `problem` says why there is none.
     pub ledger: Option<Box<Ledger>>,
     /// Last output lines of the new generation if it failed, oldest first; not valid UTF-8 replaced by U+FFFD.
     #[serde(default)]
     pub last_output: Vec<String>,
+    /// Why it was not restarted, or why nobody knows how it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Who got a signal.

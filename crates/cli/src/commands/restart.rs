@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             Ok(ExitCode::SUCCESS)
         }
         Ok(Reply::Restarted { services, .. }) => match services.into_iter().next() {
-            Some(RestartedService { name, ledger: Some(ledger), last_output }) => finish(args, &name, &ledger, &last_output),
+            Some(RestartedService { name, ledger: Some(ledger), last_output, .. }) => finish(args, &name, &ledger, &last_output),
             _ => Err(Error::new(Kind::Failed, "the service was stopped before the restart was decided")),
         },
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),

@@ -106,7 +106,7 @@ pub(crate) fn check_command(command: &std::ffi::OsStr) -> Result<(), Error> {
     preflight::command(command)
 }
 
-fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode, Error> {
+pub(super) fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode, Error> {
     let control = match runtime.listen() {
         Ok(control) => control,
         Err(error) => {
@@ -193,7 +193,7 @@ fn directory(args: &Args) -> Result<RuntimeDir, Error> {
     let base = runtime::base();
     let create = |name: &str| RuntimeDir::create(&base, name);
     if let Some(name) = &args.name {
-        return create(name).map_err(|error| directory_error(&current(error, &base)));
+        return create(name).map_err(|error| directory_error(&current(error)));
     }
     let name = name::suggest(&args.command);
     let mut result = create(&name);
@@ -208,9 +208,9 @@ fn directory(args: &Args) -> Result<RuntimeDir, Error> {
 
 /// The guard of a running instance is another process than the one that wrote the lock, if that was killed and the keeper took its
 /// place. The daemon knows.
-fn current(error: RuntimeError, base: &Path) -> RuntimeError {
+pub(super) fn current(error: RuntimeError) -> RuntimeError {
     if let RuntimeError::Running(name, _) = &error {
-        let socket = base.join(name).join(runtime::CONTROL_SOCKET);
+        let socket = runtime::base().join(name).join(runtime::CONTROL_SOCKET);
         if let Ok(client) = Client::connect(&socket, instances::ANSWER_WITHIN) {
             return RuntimeError::Running(name.clone(), Some(client.guard));
         }
@@ -218,7 +218,7 @@ fn current(error: RuntimeError, base: &Path) -> RuntimeError {
     error
 }
 
-fn directory_error(error: &RuntimeError) -> Error {
+pub(super) fn directory_error(error: &RuntimeError) -> Error {
     let kind = match error {
         RuntimeError::Name(..) | RuntimeError::Running(..) | RuntimeError::NotOurs(..) | RuntimeError::PathTooLong(..) => Kind::BadInput,
         RuntimeError::Call(..) => Kind::Failed,

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use stayput_wire::{
     AfterStatus, ConfigOrigin, ConfigReport, ConfigSource, Connections, Evidence, Fact, Facts, FieldChange, GenerationPhase,
-    GenerationStatus, HealthStatus, Holding, InstanceStatus, LastExit, Ledger, Level, ListenerOrigin, ListenerStatus, Measured, Mode,
-    NextStep, Outcome, PlanReport, ProcessStatus, Sample, ServiceAction, ServiceChange, ServiceKind, ServicePhase, ServiceStatus, State,
-    Stream, Target, TrapStatus, Truth, WaitingPort,
+    GenerationStatus, HealthStatus, InstanceStatus, LastExit, Ledger, Level, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep,
+    Outcome, PlanReport, ProcessStatus, Sample, ServiceAction, ServiceChange, ServiceKind, ServicePhase, ServiceStatus, State, Stream,
+    Target, TrapStatus, Truth, WaitingPort,
 };
 
 use super::{FakeControl, now_ms};
@@ -92,13 +92,13 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         vec![listener(port, 48_000 + (id as u32) * 13 + u32::from(port), ListenerOrigin::Adopted, selected, 0)]
     };
     GenerationStatus {
+        holding: stayput_wire::Holding::Adopt,
         id,
         pid,
         phase,
         since_ms: 183_000,
         listeners,
         trap: TrapStatus::Active,
-        holding: Holding::Adopt,
         connections: Measured::Count(connections),
         last_exit: None,
     }
