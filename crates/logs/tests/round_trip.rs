@@ -297,7 +297,7 @@ fn inside_of_a_small_disk() {
     // The rest of the disk, and what is left of the last page of the segment.
     let mut file = std::fs::File::create(&filler).unwrap();
     while file.write_all(&[b'f'; 512]).is_ok() {}
-    pipe.write_all(&[b'x'; 30_000]).unwrap();
+    pipe.write_all(&vec![b'x'; 30_000]).unwrap();
     let moved = writer.turn(&reader, 1 << 20, 10 * MS);
     assert_eq!((moved.turn, moved.written + moved.dropped), (Turn::Empty, 30_000), "the pipe is empty whatever becomes of its bytes");
     assert!(moved.dropped > 20_000 && moved.trouble.is_some(), "{moved:?}");
@@ -348,7 +348,7 @@ fn limits_delete_the_oldest_and_never_what_is_written() {
     stayput_logs::retain::apply(&bench.dir, limits(0, None), &open, now).unwrap();
     assert_eq!(bench.dir.entries().unwrap().len(), 1, "what is written stays");
     let second = std::time::Duration::from_secs(1);
-    stayput_logs::retain::apply(&bench.dir, limits(1 << 30, Some(second)), &Default::default(), now + 3_000_000_000).unwrap();
+    stayput_logs::retain::apply(&bench.dir, limits(1 << 30, Some(second)), &std::collections::BTreeSet::default(), now + 3_000_000_000).unwrap();
     assert_eq!(bench.dir.entries().unwrap().len(), 0, "too old");
     assert_eq!(std::fs::read_dir(&bench.dir.path).unwrap().count(), 0, "its index went with it");
 }
