@@ -8,6 +8,7 @@ pub(crate) mod free;
 pub(crate) mod instances;
 pub(crate) mod logs;
 pub(crate) mod ports;
+pub(crate) mod reload;
 pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod schema;

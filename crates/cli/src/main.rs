@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{compare, daemon, dashboard, doctor, free, logs, ports, restart, run, schema, status, stop, story, up, wait, why};
+use crate::commands::{
+    compare, daemon, dashboard, doctor, free, logs, ports, reload, restart, run, schema, status, stop, story, up, wait, why,
+};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -30,6 +32,10 @@ enum Command {
     Down(stop::Args),
     /// Replace the running generation by a new one, show how it went
     Restart(restart::Args),
+    /// Say what a reload would change; change nothing
+    Plan(reload::PlanArgs),
+    /// Read the configuration again and apply what changed
+    Reload(reload::ReloadArgs),
     /// Say what runs, what listens, and how it is known
     Status(status::Args),
     /// Show what services wrote
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Restart(args) => restart::run(&args),
+        Command::Plan(args) => reload::plan(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Stop(args) | Command::Down(args) => stop::run(&args),
