@@ -99,6 +99,20 @@ fn an_instance_is_driven_from_its_file(env) {
     answers(api);
     answers(web);
 
+    // The same daemon's events and counters; a signal that ends a server is a crash, and its port stays.
+    let events = succeeds(env, &["events", "api", "--json"]);
+    let kinds: Vec<String> =
+        events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["kind"].as_str().unwrap().to_owned()).collect();
+    assert!(kinds.iter().any(|kind| kind == "switched"), "{events}");
+    assert!(succeeds(env, &["metrics"]).contains("# TYPE "), "metrics");
+    let before = generation(env, "web");
+    assert!(succeeds(env, &["signal", "KILL", "we*"]).contains(&format!("web: sent to generation {before}")), "a signal");
+    answers(web);
+    assert!(generation(env, "web") > before);
+    let (code, _, err) = stayput(env, &["signal", "HUP", "wbe"]);
+    assert_eq!((code, err.contains("did you mean web?")), (Some(2), true), "{err}");
+    assert!(succeeds(env, &["start", "api"]).contains("api: started"), "it runs already");
+
     succeeds(env, &["down"]);
     wait::until_true("the end of the servers", PATIENCE, || TcpStream::connect(("127.0.0.1", web)).is_err()).unwrap();
     env.assert_nothing_left(PATIENCE);
