@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{compare, daemon, dashboard, doctor, free, logs, ports, restart, run, schema, status, stop, story, up, wait, why};
+use crate::commands::{
+    compare, daemon, dashboard, doctor, events, free, logs, ports, reload, restart, run, schema, start, status, stop, story, up, wait, why,
+};
 
 /// Processes restart. Ports stay put.
 #[derive(Debug, Parser)]
@@ -28,10 +30,22 @@ enum Command {
     Up(up::Args),
     /// Stop all services of an instance, and the instance
     Down(stop::Args),
+    /// Start services that are stopped
+    Start(start::StartArgs),
     /// Replace the running generation by a new one, show how it went
     Restart(restart::Args),
+    /// Send a signal to services
+    Signal(start::SignalArgs),
+    /// Say what a reload would change; change nothing
+    Plan(reload::PlanArgs),
+    /// Read the configuration again and apply what changed
+    Reload(reload::ReloadArgs),
     /// Say what runs, what listens, and how it is known
     Status(status::Args),
+    /// Show what happened, and follow what happens
+    Events(events::EventsArgs),
+    /// Print all counters in the text format of Prometheus
+    Metrics(events::MetricsArgs),
     /// Show what services wrote
     Logs(Box<logs::Args>),
     /// Stop an instance and wait until it is gone
@@ -65,6 +79,12 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Restart(args) => restart::run(&args),
+        Command::Start(args) => start::run(&args),
+        Command::Signal(args) => start::signal(&args),
+        Command::Events(args) => events::run(&args),
+        Command::Metrics(args) => events::metrics(&args),
+        Command::Plan(args) => reload::plan(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Stop(args) | Command::Down(args) => stop::run(&args),

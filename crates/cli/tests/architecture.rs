@@ -14,7 +14,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("stayput-dashboard", &["stayput-wire"]),
     ("stayput-keeper", &["stayput-kernel"]),
     ("stayput-ports", &["stayput-model", "stayput-kernel"]),
-    ("stayput-daemon", &["stayput-model", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs"]),
+    (
+        "stayput-daemon",
+        &["stayput-model", "stayput-config", "stayput-kernel", "stayput-keeper", "stayput-ports", "stayput-wire", "stayput-logs"],
+    ),
     (
         "stayput",
         &[

@@ -5,6 +5,7 @@
 //! are only so many connections, of which only so many may be streams. A connection has one request at work: who asks faster than
 //! it is answered waits in the kernel's buffer, and slows nobody else.
 
+mod config;
 mod requests;
 mod rolling;
 mod waiting;

@@ -63,6 +63,42 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     }
 }
 
+/// What became of several restarts: their accounts on standard output unless `json`, what failed on standard error.
+pub(super) fn report_each(services: &[RestartedService], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for service in services {
+        let RestartedService { name, ledger, last_output, problem } = service;
+        let result = match (ledger, problem) {
+            (_, Some(problem)) => {
+                Err(Error::new(Kind::Failed, format!("{name}: {}", printable(problem))).quote("its last output", last_output))
+            }
+            (Some(ledger), None) => {
+                if !json {
+                    output::say(&format!("{name}: {}", words::ledger(ledger)));
+                }
+                judge(name, ledger).map_err(|error| error.quote("its last output", last_output))
+            }
+            (None, None) => Ok(()),
+        };
+        if let Err(error) = result {
+            code = error.report();
+        }
+    }
+    code
+}
+
+/// Whether a restart did what it was for.
+fn judge(service: &str, ledger: &Ledger) -> Result<(), Error> {
+    let reason = ledger.reason.as_deref().unwrap_or("no reason was given");
+    let what = match ledger.outcome {
+        Outcome::Switched => return Ok(()),
+        Outcome::Running => return Err(Error::new(Kind::Failed, format!("{service}: the restart is not decided yet: {reason}"))),
+        Outcome::RolledBack => "the new generation failed on probation, the old one serves again",
+        Outcome::NotReady => "the new generation did not become ready, the old one was not touched",
+    };
+    Err(Error::new(Kind::Failed, format!("{service}: {what}: {}", printable(reason))))
+}
+
 fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -> Result<ExitCode, Error> {
     if args.json {
         // The ledger's fields, and beside them whose ledger it is.
@@ -73,18 +109,9 @@ fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -
     } else {
         output::say(&words::ledger(ledger));
     }
-    let reason = ledger.reason.as_deref().unwrap_or("no reason was given");
-    let what = match ledger.outcome {
-        Outcome::Switched => return Ok(ExitCode::SUCCESS),
-        Outcome::Running => return Err(Error::new(Kind::Failed, format!("{service}: the restart is not decided yet: {reason}"))),
-        Outcome::RolledBack => "the new generation failed on probation, the old one serves again",
-        Outcome::NotReady => "the new generation did not become ready, the old one was not touched",
-    };
-    let mut error = Error::new(Kind::Failed, format!("{service}: {what}: {}", printable(reason)));
-    if !args.json {
-        error = error.quote("its last output", last_output);
-    }
-    Err(error)
+    let quoted = if args.json { &[] } else { last_output };
+    judge(service, ledger).map_err(|error| error.quote("its last output", quoted))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The daemon died while we waited. The keeper starts another, which carries the restart on, but our request died with its

@@ -7,11 +7,10 @@ use std::process::{Command, ExitCode, Stdio};
 
 use stayput_config::Request as ConfigRequest;
 use stayput_model::config::ReportStyle;
-use stayput_model::text::printable;
 use stayput_wire::runtime::{self, Found, RuntimeDir};
 use stayput_wire::{Event, Reply, Request, StartedService};
 
-use super::{instances, run};
+use super::{instances, run, start};
 use crate::error::{Error, Kind};
 use crate::{output, words};
 
@@ -140,10 +139,7 @@ fn report(args: &Args, found: &Found, services: &[StartedService]) -> ExitCode {
         output::say(&format!("{}\n", serde_json::json!({ "name": found.name, "guard": found.guard, "services": services })));
     } else {
         for service in services.iter().filter(|service| !service.started) {
-            output::complain(&format!("{}: not started: {}\n", service.name, printable(&service.detail)));
-            for line in &service.last_output {
-                output::complain(&format!("    | {}\n", printable(line)));
-            }
+            start::report(service);
         }
         let started = services.iter().filter(|service| service.started).count();
         output::say(&format!("{}: {started} of {} services are started\n", found.name, services.len()));

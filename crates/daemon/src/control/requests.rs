@@ -84,12 +84,12 @@ impl Reactor {
                 answers.reply(Reply::Metrics { text });
                 Ok(())
             }
-            Request::Plan {}
-            | Request::Reload { .. }
-            | Request::Hold { .. }
-            | Request::Release { .. }
-            | Request::History { .. }
-            | Request::Config { .. } => Err(failure(FailureKind::Failed, "not in this version")),
+            Request::Plan {} => self.asked_plan(answers),
+            Request::Reload { wait } => self.asked_reload(wait, answers),
+            Request::Config { service } => self.asked_config(service, answers),
+            Request::Hold { .. } | Request::Release { .. } | Request::History { .. } => {
+                Err(failure(FailureKind::Failed, "not in this version"))
+            }
         }
     }
 

@@ -93,6 +93,11 @@ impl Reactor {
         self.world.services.get(service)?.ledgers.iter().find(|ledger| ledger.id == id)
     }
 
+    /// The account that a service opened last.
+    pub(super) fn newest_ledger(&self, service: &str) -> Option<LedgerId> {
+        self.world.services.get(service)?.ledgers.back().map(|ledger| ledger.id)
+    }
+
     /// Ends what is decided, and begins what is next.
     pub(super) fn roll(&mut self) {
         let mut index = 0;
@@ -181,7 +186,7 @@ impl Reactor {
         }
     }
 
-    fn is_decided(&self, name: &str, id: LedgerId) -> bool {
+    pub(super) fn is_decided(&self, name: &str, id: LedgerId) -> bool {
         let Some(service) = self.world.services.get(name) else { return true };
         let Some(ledger) = self.ledger(name, id) else { return true };
         match ledger.outcome {
@@ -191,7 +196,7 @@ impl Reactor {
         }
     }
 
-    fn restarted(&self, name: String, id: LedgerId) -> RestartedService {
+    pub(super) fn restarted(&self, name: String, id: LedgerId) -> RestartedService {
         let ledger = self.ledger(&name, id);
         let wire = ledger.map(crate::status::ledger);
         let failed = wire.as_ref().is_some_and(|wire| wire.reason.is_some());

@@ -8,9 +8,11 @@ use crate::reactor::Reactor;
 use crate::say;
 use stayput_model::Notice;
 use stayput_model::event::{ExitStatus, GenerationId};
+use stayput_model::ledger::LedgerId;
 use stayput_model::notice::What;
 use stayput_model::service::Target;
-use stayput_wire::{Answer, Event, Measured, Reply, StartedService, State, StoppedService};
+use stayput_wire::plan::PlanReport;
+use stayput_wire::{Answer, Event, Measured, Reply, RestartedService, StartedService, State, StoppedService};
 use std::time::Duration;
 
 /// Output lines in a failure report.
@@ -29,12 +31,16 @@ pub(super) enum Awaited {
     Stop { services: Vec<String> },
     /// That these are started, or cannot be for now.
     Start { services: Vec<String> },
+    /// That these restarts are decided and what was added is started, or cannot be for now.
+    Reload { plan: Box<PlanReport>, restarts: Vec<(String, LedgerId)>, added: Vec<String> },
 }
 
 impl Waiter {
     fn concerns(&self, service: &String) -> bool {
-        let (Awaited::Stop { services } | Awaited::Start { services }) = &self.what;
-        services.contains(service)
+        match &self.what {
+            Awaited::Stop { services } | Awaited::Start { services } => services.contains(service),
+            Awaited::Reload { plan, .. } => plan.changes.iter().any(|change| change.service == *service),
+        }
     }
 }
 
@@ -63,14 +69,28 @@ impl Reactor {
         let (over, waiting) = std::mem::take(&mut self.waiters).into_iter().partition(|waiter: &Waiter| match &waiter.what {
             Awaited::Stop { services } => services.iter().all(|name| self.is_quiet(name)),
             Awaited::Start { services } => self.are_started(services),
+            Awaited::Reload { restarts, added, .. } => {
+                restarts.iter().all(|(name, id)| self.is_decided(name, *id)) && self.are_started(added)
+            }
         });
         self.waiters = waiting;
         for waiter in over {
-            waiter.answers.reply(match &waiter.what {
-                Awaited::Stop { services } => self.stopped(services),
+            waiter.answers.reply(match waiter.what {
+                Awaited::Stop { services } => self.stopped(&services),
+                Awaited::Reload { plan, restarts, added } => self.reloaded(plan, restarts, &added),
                 Awaited::Start { services } => Reply::Started { services: services.iter().filter_map(|name| self.started(name)).collect() },
             });
         }
+    }
+
+    /// How it went: what was restarted with its account, and what was added and is not started.
+    fn reloaded(&mut self, plan: Box<PlanReport>, restarts: Vec<(String, LedgerId)>, added: &[String]) -> Reply {
+        let mut services: Vec<RestartedService> = restarts.into_iter().map(|(name, id)| self.restarted(name, id)).collect();
+        for service in added.iter().filter_map(|name| self.started(name)).filter(|service| !service.started) {
+            let problem = Some(format!("it is not started: {}", service.detail));
+            services.push(RestartedService { name: service.name, ledger: None, last_output: service.last_output, problem });
+        }
+        Reply::Reloaded { plan, services }
     }
 
     fn is_quiet(&self, name: &str) -> bool {
