@@ -20,7 +20,7 @@ const CONTROL: &str = "STAYPUT_CONTROL";
 pub(crate) struct Args {
     /// Name of the instance [default: $STAYPUT_CONTROL, else the only one]
     name: Option<String>,
-    /// Where to listen, as ADDRESS:PORT, ADDRESS or PORT; several are possible [default: 127.0.0.1:5000 and [::1]:5000]
+    /// Where to listen, as ADDRESS:PORT, ADDRESS or PORT; several are possible; without it port 5000 of 127.0.0.1 and of ::1
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Vec<Vec<SocketAddr>>,
     /// Let other machines reach it: needed for any address but loopback; everyone needs the token then
