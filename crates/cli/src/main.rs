@@ -29,7 +29,7 @@ enum Command {
     /// Start all services of a configuration, and keep them on their ports
     Up(up::Args),
     /// Stop all services of an instance, and the instance
-    Down(stop::Args),
+    Down(stop::DownArgs),
     /// Start services that are stopped
     Start(start::StartArgs),
     /// Replace the running generation by a new one, show how it went
@@ -87,7 +87,8 @@ fn main() -> ExitCode {
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
-        Command::Stop(args) | Command::Down(args) => stop::run(&args),
+        Command::Stop(args) => stop::run(&args),
+        Command::Down(args) => stop::down(&args),
         Command::Daemon => daemon::run(),
         Command::Why(args) => why::run(&args),
         Command::Ports(args) => ports::run(&args),

@@ -113,6 +113,33 @@ fn an_instance_is_driven_from_its_file(env) {
     assert_eq!((code, err.contains("did you mean web?")), (Some(2), true), "{err}");
     assert!(succeeds(env, &["start", "api"]).contains("api: started"), "it runs already");
 
+    // One by its name, some by a glob, one of the instance that is named first; what nobody has is refused and nothing is done.
+    let (before_api, before_web) = (generation(env, "api"), generation(env, "web"));
+    succeeds(env, &["restart", "api"]);
+    assert_eq!((generation(env, "api") > before_api, generation(env, "web")), (true, before_web));
+    let before_api = generation(env, "api");
+    assert!(succeeds(env, &["restart", "we*"]).contains("web: restart of generation"), "a glob");
+    assert_eq!((generation(env, "api"), generation(env, "web") > before_web), (before_api, true));
+    let (code, _, err) = stayput(env, &["restart", "api", "wbe"]);
+    assert_eq!((code, err.contains("did you mean web?")), (Some(2), true), "{err}");
+    assert_eq!(generation(env, "api"), before_api);
+    let (code, _, err) = stayput(env, &["stop", "shpo", "--all"]);
+    assert_eq!((code, err.contains("the instance that runs is shop")), (Some(2), true), "{err}");
+    let all: Value = serde_json::from_str(&succeeds(env, &["restart", "--all", "--json"])).unwrap();
+    let order: Vec<&str> = all["services"].as_array().unwrap().iter().map(|service| service["name"].as_str().unwrap()).collect();
+    assert_eq!(order, ["api", "web"], "dependencies first");
+    let (code, _, err) = stayput(env, &["restart", "shop"]);
+    assert_eq!((code, err.contains("say which")), (Some(2), true), "{err}");
+
+    // One stops, and the other and the instance go on.
+    let out = succeeds(env, &["stop", "shop", "web"]);
+    assert!(out.contains("web: stopped; its main process"), "{out}");
+    assert_eq!(service(env, "web")["target"], "down");
+    answers(api);
+    let out = succeeds(env, &["start", "web"]);
+    assert!(out.contains("web: started"), "{out}");
+    answers(web);
+
     succeeds(env, &["down"]);
     wait::until_true("the end of the servers", PATIENCE, || TcpStream::connect(("127.0.0.1", web)).is_err()).unwrap();
     env.assert_nothing_left(PATIENCE);

@@ -37,6 +37,46 @@ pub(crate) fn choose(name: Option<&str>, verb: &str) -> Result<Found, Error> {
     }
 }
 
+/// Which services of which instance.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The instance.
+    pub(crate) found: Found,
+    /// Names and globs of services; empty: none was named.
+    pub(crate) services: Vec<String>,
+}
+
+/// What is meant by names that may begin with an instance's: the rest, or all of them, are services. An instance's name comes before a
+/// service's; `instance` says that all are services, `all` that every service is meant.
+pub(crate) fn choose_services(instance: Option<&str>, names: &[String], all: bool, verb: &str) -> Result<Chosen, Error> {
+    let chosen = named_services(instance, names, verb)?;
+    match chosen.services.first() {
+        None if all => Ok(Chosen { services: vec!["*".to_owned()], ..chosen }),
+        Some(name) if all => {
+            let message = format!("{name:?} and --all: all services are meant anyway");
+            Err(Error::new(Kind::BadInput, message).hint(format!("the instance that runs is {}", chosen.found.name)))
+        }
+        _ => Ok(chosen),
+    }
+}
+
+fn named_services(instance: Option<&str>, names: &[String], verb: &str) -> Result<Chosen, Error> {
+    let Some((first, rest)) = names.split_first().filter(|_| instance.is_none()) else {
+        return Ok(Chosen { found: choose(instance, verb)?, services: names.to_vec() });
+    };
+    let mut running = all()?;
+    if let Some(at) = running.iter().position(|found| found.name == *first) {
+        return Ok(Chosen { found: running.swap_remove(at), services: rest.to_vec() });
+    }
+    if running.len() > 1 {
+        let several: Vec<_> = running.iter().map(|found| found.name.as_str()).collect();
+        let say = format!("a service of one of {}: stayput {verb} --instance NAME {first}", several.join(", "));
+        return find(running, first).map(|found| Chosen { found, services: Vec::new() }).map_err(|error| error.hint(say));
+    }
+    let found = running.pop().ok_or_else(nothing_running)?;
+    Ok(Chosen { found, services: names.to_vec() })
+}
+
 /// The one of this name among these.
 pub(crate) fn find(running: Vec<Found>, name: &str) -> Result<Found, Error> {
     if running.is_empty() {

@@ -5,19 +5,34 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stayput_model::text::printable;
+use stayput_wire::pattern::is_glob;
 use stayput_wire::runtime::Found;
 use stayput_wire::{Client, ClientError, Event, Ledger, Outcome, Reply, Request, RestartedService, RestartingService, ServicePhase};
 
-use super::instances;
+use super::instances::{self, Chosen};
 use crate::error::{Error, Kind};
 use crate::{output, words};
 
 /// Arguments of `stayput restart`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit status: 0 if the new generation has the connections, 1 if it does not, 2 if nothing was tried.")]
+#[command(after_help = "Examples:
+  stayput restart                 the only service of the only instance
+  stayput restart web 'worker-*'  services of the only instance
+  stayput restart shop web        a service of the instance shop
+  stayput restart --all           one after the other, dependencies first, no further after one that failed
+
+A name that an instance and a service have is the instance's; --instance NAME tells them apart.
+Exit status: 0 if each new generation has the connections, 1 if one does not, 2 if nothing was tried.")]
 pub(crate) struct Args {
-    /// Name of the instance [default: the only one that runs]
-    name: Option<String>,
+    /// Name of an instance, names or globs of services, or first the one and then the others [default: the only one]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Name of the instance; all other names are services then
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// All services
+    #[arg(long)]
+    all: bool,
     /// Do not wait for the outcome
     #[arg(long)]
     no_wait: bool,
@@ -28,7 +43,11 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
-    let found = instances::choose(args.name.as_deref(), "restart")?;
+    let Chosen { found, services } = instances::choose_services(args.instance.as_deref(), &args.names, args.all, "restart")?;
+    // What is printed for one service and for several differs, and is not to depend on how many there are of a pattern.
+    if services.len() > 1 || services.iter().any(|name| is_glob(name)) {
+        return several(args, &found, services);
+    }
     let mut client = instances::connect(&found)?;
     let mut started = None;
     let mut show = |event: Event| {
@@ -39,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    let request = Request::Restart { services: Vec::new(), wait: !args.no_wait, parallel: None, canary: None };
+    let request = Request::Restart { services: services.clone(), wait: !args.no_wait, parallel: None, canary: None };
     match client.request(&request, None, &mut show) {
         Ok(Reply::Restarting { services }) => {
             let first = services.into_iter().next();
@@ -58,8 +77,42 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         },
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
         Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => follow(args, &found, started),
+        Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => follow(args, &found, services.first(), started),
         Err(error) => Err(instances::unreachable(&found, &error)),
+    }
+}
+
+fn several(args: &Args, found: &Found, services: Vec<String>) -> Result<ExitCode, Error> {
+    let mut show = |event: Event| {
+        if !args.json {
+            output::say(&format!("{}\n", words::event(&event)));
+        }
+    };
+    let request = Request::Restart { services, wait: !args.no_wait, parallel: None, canary: None };
+    match instances::connect(found)?.request(&request, None, &mut show) {
+        Ok(Reply::Restarting { services }) => {
+            if args.json {
+                let each = services.iter().map(|one| json!({ "service": one.name, "from": one.from, "to": one.to })).collect::<Vec<_>>();
+                output::say(&format!("{}\n", json!({ "services": each })));
+            } else {
+                let names: Vec<&str> = services.iter().map(|one| one.name.as_str()).collect();
+                output::say(&format!("restarting {}\n", names.join(", ")));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Reply::Restarted { services, untouched }) => {
+            if args.json {
+                output::say(&format!("{}\n", json!({ "services": services, "untouched": untouched })));
+            }
+            let code = report_each(&services, args.json);
+            if !untouched.is_empty() {
+                output::complain(&format!("not touched because of that: {}\n", untouched.join(", ")));
+            }
+            Ok(code)
+        }
+        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
+        Ok(other) => Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+        Err(error) => Err(instances::unreachable(found, &error).hint("how far it came: stayput status")),
     }
 }
 
@@ -116,7 +169,7 @@ fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -
 
 /// The daemon died while we waited. The keeper starts another, which carries the restart on, but our request died with its
 /// connection: so its status is asked until the restart is decided. Status has no event to wait for.
-fn follow(args: &Args, found: &Found, started: Option<u64>) -> Result<ExitCode, Error> {
+fn follow(args: &Args, found: &Found, name: Option<&String>, started: Option<u64>) -> Result<ExitCode, Error> {
     let since = Instant::now();
     if !args.json {
         output::complain("note: the daemon ended while we waited; asking the next one\n");
@@ -126,7 +179,7 @@ fn follow(args: &Args, found: &Found, started: Option<u64>) -> Result<ExitCode, 
             .and_then(|mut client| client.request(&Request::Status {}, Some(instances::ANSWER_WITHIN), &mut |_| ()))
         {
             Ok(Reply::Status(status)) => {
-                let service = status.services.into_iter().next();
+                let service = status.services.into_iter().find(|service| name.is_none_or(|name| *name == service.name));
                 let service = service.ok_or_else(|| Error::new(Kind::Failed, format!("{}: it has no service any more", found.name)))?;
                 let undecided = matches!(
                     service.phase,

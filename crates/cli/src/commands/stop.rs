@@ -11,7 +11,7 @@ use stayput_wire::message::StoppedService;
 use stayput_wire::runtime::Found;
 use stayput_wire::{ClientError, Event, Reply, Request};
 
-use super::instances;
+use super::instances::{self, Chosen};
 use crate::error::{Error, Kind};
 use crate::{output, words};
 
@@ -20,7 +20,31 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Arguments of `stayput stop`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stayput stop                    the only instance, and all of it
+  stayput stop web 'worker-*'     services of the only instance, which goes on
+  stayput stop shop web           a service of the instance shop
+
+A name that an instance and a service have is the instance's; --instance NAME tells them apart.
+Exit status: 0; 1 if it did not stop; 2 if there is no such instance or service.")]
 pub(crate) struct Args {
+    /// Name of an instance, names or globs of services, or first the one and then the others [default: the only instance]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Name of the instance; all other names are services then
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// All services; the instance goes on
+    #[arg(long)]
+    all: bool,
+    /// Print how it ended as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `stayput down`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DownArgs {
     /// Name of the instance [default: the only one that runs]
     name: Option<String>,
     /// Print how it ended as JSON
@@ -28,27 +52,60 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs it.
+/// Runs `stayput down`.
+pub(crate) fn down(args: &DownArgs) -> Result<ExitCode, Error> {
+    end(&instances::choose(args.name.as_deref(), "down")?, args.json)
+}
+
+/// Runs `stayput stop`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
-    let found = instances::choose(args.name.as_deref(), "stop")?;
-    let mut client = instances::connect(&found)?;
+    let Chosen { found, services } = instances::choose_services(args.instance.as_deref(), &args.names, args.all, "stop")?;
+    if services.is_empty() {
+        return end(&found, args.json);
+    }
+    let mut show = |event: Event| {
+        if !args.json {
+            output::say(&format!("{}\n", words::event(&event)));
+        }
+    };
+    match instances::connect(&found)?.request(&Request::Stop { services, wait: true }, None, &mut show) {
+        Ok(Reply::Stopped { services }) => {
+            if args.json {
+                output::say(&format!("{}\n", json!({ "name": found.name, "services": services })));
+            } else {
+                for service in &services {
+                    let ended = stayput_model::text::printable(&service.ended);
+                    output::say(&format!("{}: stopped; its main process {ended}\n", service.name));
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
+        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+        Err(error) => Err(instances::unreachable(&found, &error)),
+    }
+}
+
+/// Ends an instance.
+fn end(found: &Found, json: bool) -> Result<ExitCode, Error> {
+    let mut client = instances::connect(found)?;
     // A pidfd is this process and no later one of the same number.
     let guard = Pid::from_raw(client.guard).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let mut show = |event: Event| {
-        if !args.json {
+        if !json {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
     let services = match client.request(&Request::Down { wait: true }, None, &mut show) {
         Ok(Reply::Stopped { services }) => Some(services),
         Ok(Reply::Failed(failure)) => return Err(instances::refused(failure)),
-        Ok(other) => return Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+        Ok(other) => return Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
         // The daemon ended before it answered: whether the instance ends as well is seen at its lock.
         Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => None,
-        Err(error) => return Err(instances::unreachable(&found, &error)),
+        Err(error) => return Err(instances::unreachable(found, &error)),
     };
-    wait_gone(&found, guard.as_ref(), client.guard)?;
-    report(args, &found, services.as_deref());
+    wait_gone(found, guard.as_ref(), client.guard)?;
+    report(json, found, services.as_deref());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,8 +129,8 @@ fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Err
     Ok(())
 }
 
-fn report(args: &Args, found: &Found, services: Option<&[StoppedService]>) {
-    if args.json {
+fn report(json: bool, found: &Found, services: Option<&[StoppedService]>) {
+    if json {
         let document = json!({ "name": found.name, "stopped": true, "services": services });
         output::say(&format!("{document}\n"));
         return;
