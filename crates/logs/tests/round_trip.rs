@@ -348,7 +348,8 @@ fn limits_delete_the_oldest_and_never_what_is_written() {
     stayput_logs::retain::apply(&bench.dir, limits(0, None), &open, now).unwrap();
     assert_eq!(bench.dir.entries().unwrap().len(), 1, "what is written stays");
     let second = std::time::Duration::from_secs(1);
-    stayput_logs::retain::apply(&bench.dir, limits(1 << 30, Some(second)), &std::collections::BTreeSet::default(), now + 3_000_000_000).unwrap();
+    stayput_logs::retain::apply(&bench.dir, limits(1 << 30, Some(second)), &std::collections::BTreeSet::default(), now + 3_000_000_000)
+        .unwrap();
     assert_eq!(bench.dir.entries().unwrap().len(), 0, "too old");
     assert_eq!(std::fs::read_dir(&bench.dir.path).unwrap().count(), 0, "its index went with it");
 }
