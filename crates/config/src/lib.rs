@@ -31,7 +31,7 @@ pub use report::{Place, Problem, Report};
 pub use schema::schema;
 pub use stayput_model::plan::{self, diff};
 
-use stayput_model::config::{InstanceConfig, ReportStyle, Source};
+use stayput_model::config::{InstanceConfig, Kind, ReportStyle, Source};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
@@ -85,7 +85,33 @@ impl Request {
 /// # Errors
 /// [`Report`]: all that is wrong with it.
 pub fn load(request: &Request) -> Result<InstanceConfig, Report> {
-    load_from(request, &Disk)
+    let config = load_from(request, &Disk)?;
+    match unserved(&config) {
+        Some(report) => Err(report),
+        None => Ok(config),
+    }
+}
+
+/// What this release understands and does not do yet is refused: a service that looks watched and is not is worse than none.
+fn unserved(config: &InstanceConfig) -> Option<Report> {
+    let problems: Vec<String> = config
+        .services
+        .iter()
+        .flat_map(|service| {
+            let keys = [
+                ("schedule", matches!(service.kind, Kind::Task { schedule: Some(_) })),
+                ("replicas", service.replicas > 1),
+                ("health", service.health.is_some()),
+                ("watch", !service.watch.is_empty()),
+                ("more than one stop signal", !service.stop.is_empty()),
+            ];
+            keys.into_iter()
+                .filter(|(_, used)| *used)
+                .map(|(key, _)| format!("service {}: {key} is not carried out by this release", service.name))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    Report::of_all(problems, "leave it out")
 }
 
 /// As [`load`], from these files.
@@ -105,4 +131,25 @@ pub fn load(request: &Request) -> Result<InstanceConfig, Report> {
 /// ```
 pub fn load_from(request: &Request, files: &dyn Files) -> Result<InstanceConfig, Report> {
     load::load(request, files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stayput_model::config::{Mode, ReportStyle, ServiceConfig};
+
+    #[test]
+    fn what_is_not_carried_out_is_refused_by_name() {
+        let mut service = ServiceConfig::new("web", vec![b"server".to_vec()]);
+        let config = |service: &ServiceConfig| InstanceConfig {
+            services: vec![service.clone()],
+            ..InstanceConfig::new("x", Mode::Up, ReportStyle::Plain)
+        };
+        assert!(unserved(&config(&service)).is_none());
+        service.replicas = 2;
+        service.watch = vec!["src/**".to_owned()];
+        let report = unserved(&config(&service)).expect("a report");
+        assert_eq!(report.problems().len(), 2);
+        assert_eq!(report.problems()[0].message, "service web: replicas is not carried out by this release");
+    }
 }
