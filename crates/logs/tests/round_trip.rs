@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use stayput_logs::{Grep, Item, Line, Query, Reader, ServiceDir, Services, Store, Stream, Track, Turn, Which, Writer, WriterOptions};
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ impl Bench {
             pipe.write_all(text.as_bytes()).unwrap();
             assert_eq!(writer.turn(&reader, 1 << 20, *at).turn, Turn::Empty);
         }
-        drop(pipe);
+        close(pipe, &reader);
         let at = pieces.last().map_or(1, |(_, at)| *at);
         assert_eq!(writer.turn(&reader, 1 << 20, at).turn, Turn::Ended);
     }
@@ -60,6 +62,14 @@ fn pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&reader, true).unwrap();
     (reader, writer)
+}
+
+/// Closes the writing end, and waits until nobody has it: a test beside this one may just be between `fork` and `execve`.
+fn close(writing: impl Sized, reading: &impl AsFd) {
+    drop(writing);
+    let mut ends = [PollFd::new(reading, PollFlags::empty())];
+    let within = Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut ends, Some(&within)), Ok(1), "somebody keeps the writing end");
 }
 
 fn text(lines: &[Line]) -> Vec<String> {
@@ -103,7 +113,7 @@ proptest! {
             }
             writer.close_files();
         }
-        drop(pipe);
+        close(pipe, &reader);
         while writer.turn(&reader, budget, 1000 * MS).turn == Turn::More {}
         for entry in bench.dir.entries().unwrap() {
             let index = bench.dir.path.join(format!("{}.idx", entry.name.stem()));
@@ -165,7 +175,7 @@ fn a_line_of_any_length_comes_in_bounded_pieces() {
         writer.turn(&reader, 1 << 20, MS);
     }
     pipe.write_all(b"\nshort\n").unwrap();
-    drop(pipe);
+    close(pipe, &reader);
     writer.turn(&reader, 1 << 20, MS);
     let lines = bench.lines(Query::default());
     assert!(lines.iter().all(|line| line.bytes.len() <= stayput_logs::LINE_MAX));
@@ -182,7 +192,7 @@ fn a_stream_that_says_nothing_makes_no_file() {
     let mut writer = bench.writer(track(1, Stream::Stdout), 100);
     let (reader, pipe) = pipe();
     assert_eq!(writer.turn(&reader, 100, MS).turn, Turn::Empty);
-    drop(pipe);
+    close(pipe, &reader);
     assert_eq!(writer.turn(&reader, 100, MS).turn, Turn::Ended);
     assert_eq!(std::fs::read_dir(&bench.dir.path).unwrap().count(), 0);
 }
@@ -202,7 +212,7 @@ fn what_cannot_be_spliced_is_copied() {
     let mut writer = bench.writer(track(1, Stream::Stdout), 100);
     (&slave).write_all(b"a prompt: ").unwrap();
     assert_eq!(writer.turn(&master, 100, MS).turn, Turn::Empty);
-    drop(slave);
+    close(slave, &master);
     assert_eq!(writer.turn(&master, 100, MS).turn, Turn::Ended);
     assert_eq!(text(&bench.lines(Query::default())), ["a prompt: "]);
 }
@@ -230,7 +240,7 @@ fn a_follower_gets_what_comes_across_segments_and_generations() {
     bench.write(track(2, Stream::Stdout), &[("new\n", 3 * MS)]);
     assert_eq!(look(&mut follower), ["one", "two", "three", "half", "new"]);
     pipe.write_all(b"rest").unwrap();
-    drop(pipe);
+    close(pipe, &reader);
     writer.turn(&reader, 100, 4 * MS);
     assert_eq!(look(&mut follower).last().unwrap(), "rest", "the stream is over, so this is all of the line");
 }
@@ -319,7 +329,7 @@ fn inside_of_a_small_disk() {
     let after = writer.turn(&reader, 1 << 20, 1000 * MS);
     let missing = moved.dropped + 1000;
     assert_eq!((after.turn, after.written, after.recovered), (Turn::Empty, 5, Some(missing)));
-    drop(pipe);
+    close(pipe, &reader);
     writer.turn(&reader, 1 << 20, 1001 * MS);
 
     let items = bench.read(Query::default());
