@@ -15,7 +15,7 @@ use std::sync::mpsc::Sender;
 
 use rustix::io::Errno;
 use stayput_kernel::kcmp::{FdOf, same_file};
-use stayput_kernel::procfs::{Pid, Proc, SocketFd};
+use stayput_kernel::procfs::{FdScan, Pid, Proc, SocketFd};
 
 use crate::facts::Via;
 
@@ -326,19 +326,27 @@ pub fn whole(proc: &Proc, pids: &[Pid]) -> Scan {
 }
 
 /// The places where no tool looks, for sockets that the passes did not find: fd tables of single threads, registered files
-/// of io_uring, fds in flight between unix sockets. Slow, so only when needed.
+/// of io_uring, fds in flight between unix sockets; and once more every fd, in lists, because a process that opens and closes
+/// files all the time can mislead the passes, which count. Slow, so only when needed.
 pub fn deep_scan<S: BuildHasher>(proc: &Proc, pids: &[Pid], missing: &HashSet<u32, S>) -> Vec<Hit> {
     let mut hits = Vec::new();
     for &pid in pids {
+        let mut look = |scan: FdScan, via| {
+            // Who vanishes has nothing.
+            let _ = scan.sockets(|socket| {
+                if missing.contains(&socket.inode) {
+                    hits.push(Hit { inode: socket.inode, pid, fd: socket.fd, via });
+                }
+            });
+        };
+        if let Ok(scan) = proc.scan_fds(pid) {
+            look(scan, Via::Fd);
+        }
         if proc.thread_count(pid).unwrap_or(0) > 1 {
             for tid in proc.tasks(pid).unwrap_or_default().into_iter().filter(|tid| *tid != pid) {
-                let Ok(scan) = proc.scan_task_fds(pid, tid) else { continue };
-                // A thread that vanishes has nothing.
-                let _ = scan.sockets(|socket| {
-                    if missing.contains(&socket.inode) {
-                        hits.push(Hit { inode: socket.inode, pid, fd: socket.fd, via: Via::Thread });
-                    }
-                });
+                if let Ok(scan) = proc.scan_task_fds(pid, tid) {
+                    look(scan, Via::Thread);
+                }
             }
         }
         for inode in proc.uring_sockets(pid).unwrap_or_default() {

@@ -42,7 +42,8 @@ pub(crate) struct Args {
     services: Vec<String>,
 }
 
-/// What the process in the background says when it is about to become the guard; the path of its runtime directory follows.
+/// What the process in the background says when it is about to become the guard and its control socket takes connections; the path of
+/// its runtime directory follows.
 const STARTED: &str = "started ";
 
 /// Runs it.
@@ -72,11 +73,12 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
         Error::new(Kind::BadInput, "nothing was started: the configuration has errors")
     })?;
     let runtime = RuntimeDir::create(&runtime::base(), &config.name).map_err(|error| run::directory_error(&run::current(error)))?;
+    let (runtime, control) = run::listen(runtime)?;
     if args.detached {
         output::say(&format!("{STARTED}{}\n", runtime.path().display()));
         silence()?;
     }
-    run::become_guard(runtime, &config)
+    run::become_guard(runtime, control, &config)
 }
 
 /// Nobody reads what this process writes from now on.

@@ -1,7 +1,9 @@
 //! The open sockets of processes: the one expensive question that /proc answers.
 //!
 //! `/proc/PID/fd/N` links to `socket:[inode]`. Reading the links costs about 1–2 µs each, listing the directory as much
-//! again; so [`Proc::scan_fds`] counts through small numbers first and lists only where fds are sparse.
+//! again. A list misses nothing that stays open while it is read. [`FdScan::sockets_in`] and [`FdScan::sockets_from`] count
+//! through small numbers instead, for who looks at thousands of processes: a process that opens one file and closes another
+//! meanwhile can end the counting early, so that what they did not find is to be looked for in lists before it is said to be nowhere.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -151,24 +153,21 @@ impl FdScan {
     ///
     /// # Errors
     /// The links cannot be read.
-    pub fn sockets_in(&self, numbers: impl IntoIterator<Item = i32>, mut on: impl FnMut(SocketFd)) -> Result<usize, Errno> {
+    pub fn sockets_in(&self, numbers: impl IntoIterator<Item = i32>, on: impl FnMut(SocketFd)) -> Result<usize, Errno> {
+        let mut on = only_sockets(on);
         let mut open = 0;
         for fd in numbers {
-            open += usize::from(self.link(fd, &mut |fd, link| {
-                if let Some(inode) = socket_inode(link) {
-                    on(SocketFd { fd, inode });
-                }
-            })?);
+            open += usize::from(self.link(fd, &mut on)?);
         }
         Ok(open)
     }
 
-    /// Hands every socket to `on`, in no order.
+    /// Hands every socket to `on`, in no order. None that stays open is missed, whatever the process opens and closes meanwhile.
     ///
     /// # Errors
     /// The directory or its links cannot be read.
     pub fn sockets(&self, on: impl FnMut(SocketFd)) -> Result<(), Errno> {
-        self.sockets_from(0, 0, on)
+        self.list(0, only_sockets(on))
     }
 
     /// Hands the sockets at `start` and above to `on`; `found` is how many open files below `start` the caller has seen
@@ -176,12 +175,8 @@ impl FdScan {
     ///
     /// # Errors
     /// The directory or its links cannot be read.
-    pub fn sockets_from(&self, start: i32, found: usize, mut on: impl FnMut(SocketFd)) -> Result<(), Errno> {
-        self.walk(start, found, |fd, link| {
-            if let Some(inode) = socket_inode(link) {
-                on(SocketFd { fd, inode });
-            }
-        })
+    pub fn sockets_from(&self, start: i32, found: usize, on: impl FnMut(SocketFd)) -> Result<(), Errno> {
+        self.walk(start, found, only_sockets(on))
     }
 
     /// Hands every fd and its link (`socket:[1]`, `anon_inode:[io_uring]`, a path) to `on`.
@@ -189,7 +184,7 @@ impl FdScan {
     /// # Errors
     /// The directory or its links cannot be read.
     pub fn links(&self, on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
-        self.walk(0, 0, on)
+        self.list(0, on)
     }
 
     /// Hands the number of every open fd at `start` and above to `on`.
@@ -221,9 +216,13 @@ impl FdScan {
         if self.open > 0 && found >= self.open {
             return Ok(());
         }
+        self.list(next, on)
+    }
+
+    fn list(&self, start: i32, mut on: impl FnMut(i32, &[u8])) -> Result<(), Errno> {
         let mut failed = None;
-        each_number(&self.dir, |fd| {
-            if fd >= next && failed.is_none() {
+        self.numbers_from(start, |fd| {
+            if failed.is_none() {
                 failed = self.link(fd, &mut on).err();
             }
         })?;
@@ -242,6 +241,14 @@ impl FdScan {
             }
             Err(Errno::NOENT | Errno::SRCH) => Ok(false),
             Err(errno) => Err(errno),
+        }
+    }
+}
+
+fn only_sockets(mut on: impl FnMut(SocketFd)) -> impl FnMut(i32, &[u8]) {
+    move |fd, link| {
+        if let Some(inode) = socket_inode(link) {
+            on(SocketFd { fd, inode });
         }
     }
 }
