@@ -6,6 +6,8 @@ pub(crate) mod dashboard;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod free;
+pub(crate) mod history;
+pub(crate) mod hold;
 pub(crate) mod instances;
 pub(crate) mod logs;
 mod number;

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    compare, daemon, dashboard, doctor, events, free, logs, ports, reload, restart, run, schema, start, status, stop, story, up, wait, why,
+    compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start, status, stop, story,
+    up, wait, why,
 };
 
 /// Processes restart. Ports stay put.
@@ -46,6 +47,12 @@ enum Command {
     Events(events::EventsArgs),
     /// Print all counters in the text format of Prometheus
     Metrics(events::MetricsArgs),
+    /// Hold a port now: connections to it wait
+    Hold(hold::HoldArgs),
+    /// Let a port go that is held and that nobody accepts on
+    Release(hold::ReleaseArgs),
+    /// Show how connections, queues, memory, processor and restarts of services went
+    History(history::Args),
     /// Show what services wrote
     Logs(Box<logs::Args>),
     /// Stop an instance and wait until it is gone
@@ -83,6 +90,9 @@ fn main() -> ExitCode {
         Command::Signal(args) => start::signal(&args),
         Command::Events(args) => events::run(&args),
         Command::Metrics(args) => events::metrics(&args),
+        Command::History(args) => history::run(&args),
+        Command::Hold(args) => hold::hold(&args),
+        Command::Release(args) => hold::release(&args),
         Command::Plan(args) => reload::plan(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),

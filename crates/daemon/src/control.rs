@@ -6,10 +6,12 @@
 //! it is answered waits in the kernel's buffer, and slows nobody else.
 
 mod config;
+mod holding;
 mod requests;
 mod rolling;
 mod waiting;
 
+pub(crate) use holding::Holds;
 pub(crate) use rolling::Rolling;
 pub(crate) use waiting::Waiter;
 

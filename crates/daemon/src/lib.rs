@@ -10,6 +10,7 @@ mod control;
 mod drain;
 mod events;
 mod evidence;
+mod history;
 mod link;
 mod logs;
 mod logs_answer;

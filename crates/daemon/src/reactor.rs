@@ -4,6 +4,7 @@ use crate::connections::{Observer, Question};
 use crate::console::Console;
 use crate::control;
 use crate::events::{Events, News};
+use crate::history::Chronicle;
 use crate::link::{Asked, Incoming, Link};
 use crate::logs::Recent;
 use crate::notify::Said;
@@ -58,6 +59,14 @@ pub(crate) enum Message {
     Control(stayput_wire::Request, control::Answers),
     /// The keeper's facts of now, for those who asked for the status; `None`: it did not say.
     Status(Option<Box<Dump>>),
+    /// The keeper has answered a hold that somebody asked for.
+    HoldAnswered {
+        service: String,
+        address: std::net::SocketAddr,
+        /// Why it could not even try.
+        failed: Option<String>,
+        answers: control::Answers,
+    },
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
     /// Something happened to the logs on disk.
@@ -119,8 +128,12 @@ pub(crate) struct Reactor {
     pub(crate) gauge: Option<Gauge>,
     /// Processor time of each service.
     pub(crate) paces: BTreeMap<String, Pace>,
+    /// How values went.
+    pub(crate) chronicle: Chronicle,
     pub(crate) waiters: Vec<control::Waiter>,
     pub(crate) rollings: Vec<control::Rolling>,
+    /// Ports that somebody asked to be held.
+    pub(crate) holds: control::Holds,
     /// Those who asked for the status while the keeper is being asked.
     pub(crate) status_asked: Vec<control::Answers>,
     /// Answers that are not written to their sockets yet.
@@ -187,8 +200,10 @@ impl Reactor {
             tallies: Tallies::default(),
             gauge: Gauge::open(),
             paces: BTreeMap::new(),
+            chronicle: Chronicle::new(now()),
             waiters: Vec::new(),
             rollings: Vec::new(),
+            holds: control::Holds::new(),
             status_asked: Vec::new(),
             unwritten: Rc::default(),
             pending: VecDeque::new(),
@@ -226,10 +241,9 @@ impl Reactor {
         let link = Rc::clone(&self.link);
         loop {
             let wake = async {
-                match self.world.next_deadline() {
-                    Some(deadline) => tokio::time::sleep(deadline.since(now())).await,
-                    None => std::future::pending().await,
-                }
+                let look = self.chronicle.next_look();
+                let deadline = self.world.next_deadline().map_or(look, |deadline| deadline.min(look));
+                tokio::time::sleep(deadline.since(now())).await;
             };
             tokio::select! {
                 incoming = link.next() => match incoming {
@@ -242,10 +256,17 @@ impl Reactor {
                     error => return Err(Failure::Channel(error)),
                 },
                 Some(message) = from.recv() => self.message(message),
-                () = wake => self.step(Event::Tick),
+                () = wake => self.wake(),
             }
             self.answer_waiters();
         }
+    }
+
+    fn wake(&mut self) {
+        if self.world.next_deadline().is_some_and(|deadline| deadline <= now()) {
+            self.step(Event::Tick);
+        }
+        self.look_for_history();
     }
 
     fn message(&mut self, message: Message) {
@@ -258,6 +279,7 @@ impl Reactor {
                 }
                 self.answer_status();
             }
+            Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
             Message::Said(generation, said) => self.said(generation, said),
             Message::Logs(event) => self.logs_told(event),
         }
@@ -285,6 +307,7 @@ impl Reactor {
         match incoming {
             Incoming::Nothing => {}
             Incoming::Event(event) => match translate::event(event) {
+                Meaning::World(Event::HoldWaits { service, address, errno }) if self.hold_refused(&service, address, errno) => {}
                 Meaning::World(event) => self.step(event),
                 Meaning::RestartAll => {
                     let names: Vec<String> = self.world.services.keys().cloned().collect();

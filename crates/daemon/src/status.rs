@@ -1,7 +1,9 @@
 //! What is true now, in the words of the wire: the world's knowledge, and what the kernel says when asked.
 
 use crate::connections::Survey;
+use crate::events::wall_ms;
 use crate::evidence::{self, Sight};
+use crate::history::Observation;
 use crate::reactor::{Reactor, now};
 use crate::say;
 use crate::tally::Tally;
@@ -28,12 +30,14 @@ impl Reactor {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let mut look = self.look();
         let names: Vec<String> = self.world.services.keys().cloned().collect();
+        let services = names.iter().filter_map(|name| self.service_status(name, &mut look)).collect();
+        self.chronicle.note(now(), wall_ms(), &look.seen);
         InstanceStatus {
             name: self.identity.instance.clone(),
             guard: ProcessStatus { pid: self.identity.guard },
             keeper: ProcessStatus { pid: self.identity.keeper },
             daemon: ProcessStatus { pid },
-            services: names.iter().filter_map(|name| self.service_status(name, &mut look)).collect(),
+            services,
             keeper_deaths: self.identity.keeper_deaths,
             daemon_deaths: self.identity.daemon_deaths,
             mode: match self.world.mode {
@@ -55,7 +59,7 @@ impl Reactor {
         let addresses: BTreeSet<SocketAddr> =
             self.world.services.values().flat_map(|service| service.listeners.values().map(|listener| listener.address)).collect();
         let survey = self.observer.as_mut().and_then(|observer| observer.survey(&addresses).ok());
-        Look { survey, family: None }
+        Look { survey, family: None, seen: BTreeMap::new() }
     }
 
     fn sight(&self, service: &Service, look: &Look) -> Sight {
@@ -89,6 +93,11 @@ impl Reactor {
         if !holders.is_empty() {
             detail = format!("{detail}, held by {}", holders.join(", "));
         }
+        let queued = sight.queued.map(u64::from);
+        let restarts = service.starts.saturating_sub(1);
+        let all = count(sum(connections.values().copied()));
+        let seen = Observation { connections: all, queued, memory: usage.0.memory, cpu: usage.0.cpu, restarts };
+        look.seen.insert(name.to_owned(), seen);
         let serving = service.serving();
         let of = |id: GenerationId| connections.get(&id).copied().unwrap_or_default();
         Some(ServiceStatus {
@@ -98,7 +107,7 @@ impl Reactor {
             },
             phase,
             detail,
-            restarts: service.starts.saturating_sub(1),
+            restarts,
             generations: service
                 .generations
                 .values()
@@ -123,7 +132,7 @@ impl Reactor {
             connections: Connections {
                 new: serving.map_or(Measured::Count(0), of),
                 old: sum(connections.iter().filter(|(id, _)| Some(**id) != serving).map(|(_, count)| *count)),
-                queued: sight.queued.map(u64::from).into(),
+                queued: queued.into(),
             },
             memory: usage.0.memory.into(),
             cpu_permille: usage.1.into(),
@@ -215,6 +224,8 @@ struct Look {
     survey: Option<Survey>,
     /// Made when the first generation without a cgroup is looked at.
     family: Option<Family>,
+    /// For the history.
+    seen: BTreeMap<String, Observation>,
 }
 
 /// Processor time between two looks.
@@ -268,11 +279,14 @@ fn generation_status(
     }
 }
 
-fn sum(counts: impl Iterator<Item = Measured>) -> Measured {
-    let count = |measured: Measured| match measured {
+fn count(measured: Measured) -> Option<u64> {
+    match measured {
         Measured::Count(count) => Some(count),
         Measured::NotMeasured => None,
-    };
+    }
+}
+
+fn sum(counts: impl Iterator<Item = Measured>) -> Measured {
     counts.map(count).sum::<Option<u64>>().into()
 }
 

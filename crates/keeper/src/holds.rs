@@ -41,6 +41,15 @@ impl Keeper {
         held.into_iter().map(|id| self.release(id)).sum()
     }
 
+    /// Closes every listener of the address on which no generation accepts; returns how many connections waited.
+    pub(crate) fn let_go(&mut self, service: &str, address: SocketAddr) -> u32 {
+        self.state.waiting.retain(|hold| hold.service != service || hold.address != address);
+        let idle =
+            |listener: &&crate::state::Listener| listener.service == service && listener.key.address == address && listener.owner.is_none();
+        let idle: Vec<_> = self.state.listeners.iter().filter(idle).map(|listener| listener.id).collect();
+        idle.into_iter().map(|id| self.release(id)).sum()
+    }
+
     /// Before the first try, so that no release falls between the try and the waiting.
     pub(crate) fn subscribe(&mut self) {
         if self.releases.is_none()

@@ -94,6 +94,14 @@ pub enum Request {
         /// The address.
         address: SocketAddr,
     },
+    /// Close every listener of this address that no generation accepts on, whoever had it; a person wants it. Answered by
+    /// [`Reply::Released`].
+    LetGo {
+        /// The service it is held for.
+        service: String,
+        /// The address.
+        address: SocketAddr,
+    },
     /// The output descriptors of a generation again (for a daemon that started anew): [`Reply::Output`].
     Fetch {
         /// Whose.
@@ -234,7 +242,7 @@ pub enum Reply {
         /// What the descriptors beside it are, in order.
         descriptors: Vec<DescriptorKind>,
     },
-    /// To [`Request::Release`].
+    /// To [`Request::Release`], [`Request::ReleaseService`], [`Request::Unhold`] and [`Request::LetGo`].
     Released {
         /// Connections that waited in the queues at the moment before the close.
         queued: u32,

@@ -205,6 +205,7 @@ impl Keeper {
                 Reply::Released { queued: listeners.into_iter().map(|id| self.release(id)).sum() }
             }
             Request::Unhold { service, address } => Reply::Released { queued: self.unhold(&service, address) },
+            Request::LetGo { service, address } => Reply::Released { queued: self.let_go(&service, address) },
             Request::ReleaseService { service } => Reply::Released { queued: self.release_service(&service) },
             Request::Fetch { generation } => return Answer::Output { generation, spawned: false },
             Request::Forget { generation } => {

@@ -87,9 +87,14 @@ impl Reactor {
             Request::Plan {} => self.asked_plan(answers),
             Request::Reload { wait } => self.asked_reload(wait, answers),
             Request::Config { service } => self.asked_config(service, answers),
-            Request::Hold { .. } | Request::Release { .. } | Request::History { .. } => {
-                Err(failure(FailureKind::Failed, "not in this version"))
+            Request::History { service, range } => {
+                let service = service.map(|service| self.one_service(Some(service))).transpose()?;
+                let history = self.history(service.as_deref(), range);
+                answers.reply(Reply::History(Box::new(history)));
+                Ok(())
             }
+            Request::Hold { service, address } => self.asked_hold(service, &address, answers),
+            Request::Release { service, address } => self.asked_release(service, &address, answers),
         }
     }
 
