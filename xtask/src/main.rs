@@ -3,6 +3,7 @@
 
 mod bench;
 mod dist;
+mod docs;
 mod setup;
 mod test;
 mod web;
@@ -28,6 +29,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Checks and tests the dashboard's page in a browser; `--build` makes its files anew
     Web(web::Arguments),
+    /// Writes the pages of docs/ that are made from the program; `--build` makes the book
+    Docs(docs::Arguments),
     /// Builds a static binary to copy, proves that it runs in an empty root, and lists the licences of what is in it
     Dist,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Web(arguments) => web::run(&arguments),
+        Task::Docs(arguments) => docs::run(&arguments),
         Task::Dist => dist::run(),
     };
     match done {

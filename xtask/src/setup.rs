@@ -34,6 +34,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "chromium", package: "chromium", without: "the dashboard's page" },
     Tool { program: "curl", package: "curl", without: "the dashboard over Socket.IO" },
     Tool { program: "redis-server", package: "redis-server", without: "Redis" },
+    Tool { program: "puma", package: "puma", without: "the page about Rails" },
     // `java File.java` wants a compiler, which the runtime alone has not.
     Tool { program: "javac", package: "default-jdk-headless", without: "Java NIO" },
 ];

@@ -4,8 +4,10 @@ pub mod assets;
 pub mod env;
 pub mod fake_control;
 pub mod further;
+pub mod pages;
 pub mod port;
 pub mod process;
+pub mod reference;
 pub mod server;
 pub mod wait;
 
