@@ -4,7 +4,7 @@
 
 pub(super) mod input;
 mod name;
-mod preflight;
+pub(super) mod preflight;
 mod user;
 
 use std::ffi::OsString;
@@ -92,13 +92,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let env = environment();
     preflight::command(&args.command[0])?;
     preflight::size(&service.argv, &env)?;
-    preflight::ports(&service.ports)?;
+    for port in &service.ports {
+        preflight::port(port, "--port ")?;
+    }
     let runtime = directory(args)?;
     // The directory's name is the instance's name: it may have got a number.
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();
     service.name.clone_from(&name);
     let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
-    become_guard(runtime, &config)
+    become_guard(runtime, &config, |_| Ok(()))
 }
 
 /// Refuses a command that could not be executed, as `run` does.
@@ -106,7 +108,12 @@ pub(crate) fn check_command(command: &std::ffi::OsStr) -> Result<(), Error> {
     preflight::command(command)
 }
 
-pub(super) fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Result<ExitCode, Error> {
+/// Makes the control socket, says so, and becomes the guard.
+pub(super) fn become_guard(
+    runtime: RuntimeDir,
+    config: &InstanceConfig,
+    reachable: impl FnOnce(&RuntimeDir) -> Result<(), Error>,
+) -> Result<ExitCode, Error> {
     let control = match runtime.listen() {
         Ok(control) => control,
         Err(error) => {
@@ -115,6 +122,7 @@ pub(super) fn become_guard(runtime: RuntimeDir, config: &InstanceConfig) -> Resu
             return Err(directory_error(&error));
         }
     };
+    reachable(&runtime)?;
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
