@@ -4,11 +4,10 @@
 
 pub(super) mod input;
 mod name;
-mod preflight;
+pub(super) mod preflight;
 mod user;
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -93,14 +92,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let env = environment();
     preflight::command(&args.command[0])?;
     preflight::size(&service.argv, &env)?;
-    preflight::ports(&service.ports)?;
+    for port in &service.ports {
+        preflight::port(port, "--port ")?;
+    }
     let runtime = directory(args)?;
     // The directory's name is the instance's name: it may have got a number.
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();
     service.name.clone_from(&name);
     let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
-    let (runtime, control) = listen(runtime)?;
-    become_guard(runtime, control, &config)
+    become_guard(runtime, &config, |_| Ok(()))
 }
 
 /// Refuses a command that could not be executed, as `run` does.
@@ -108,19 +108,21 @@ pub(crate) fn check_command(command: &std::ffi::OsStr) -> Result<(), Error> {
     preflight::command(command)
 }
 
-/// The control socket of an instance that is about to be: from now on clients connect, and wait for the daemon to answer.
-pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error> {
-    match runtime.listen() {
-        Ok(control) => Ok((runtime, control)),
+/// Makes the control socket, says so, and becomes the guard.
+pub(super) fn become_guard(
+    runtime: RuntimeDir,
+    config: &InstanceConfig,
+    reachable: impl FnOnce(&RuntimeDir) -> Result<(), Error>,
+) -> Result<ExitCode, Error> {
+    let control = match runtime.listen() {
+        Ok(control) => control,
         Err(error) => {
             // What cannot be removed now is taken over by the next instance of the name.
             let _ = runtime.remove();
-            Err(directory_error(&error))
+            return Err(directory_error(&error));
         }
-    }
-}
-
-pub(super) fn become_guard(runtime: RuntimeDir, control: OwnedFd, config: &InstanceConfig) -> Result<ExitCode, Error> {
+    };
+    reachable(&runtime)?;
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
