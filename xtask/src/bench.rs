@@ -11,6 +11,7 @@ mod peers;
 mod ports;
 mod render;
 mod restart;
+mod servers;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -55,10 +56,10 @@ struct Options {
     /// Restarts and kills per server
     #[arg(long)]
     count: Option<u32>,
-    /// Only these parts: restart, stranger, spawn, costs, throughput, thousand
+    /// Only these parts: restart, servers (every server of the testkit under stayput), stranger, spawn, costs, throughput, thousand
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these servers, by the names in the table
+    /// Only these servers, by the names in the table; `all`: every server of the testkit under stayput, and nothing else
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// Only these contestants: stayput, script, supervisord, supervisord-fcgi, circus
@@ -162,8 +163,13 @@ fn load_figures() -> Figures {
 }
 
 fn measure(options: &Options) -> Result<(), String> {
-    setup::run(&setup::Arguments { bench: true })?;
+    let every_server = options.only.iter().any(|only| only == "servers") || options.servers.iter().any(|name| name == "all");
+    setup::run(&setup::Arguments { bench: !every_server })?;
     let bench = Bench { stayput: build(options.debug)?, options: options.clone() };
+    if every_server {
+        servers::measure(&bench, machine(options.debug))?;
+        return if options.quick { Ok(()) } else { render::write(&load_figures()) };
+    }
     let mut figures = load_figures();
     figures.machine = machine(options.debug);
     if options.wants("restart") {

@@ -33,6 +33,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "npm", package: "npm", without: "npm run" },
     Tool { program: "chromium", package: "chromium", without: "the dashboard's page" },
     Tool { program: "curl", package: "curl", without: "the dashboard over Socket.IO" },
+    // The program and its modules, without a service that would be started.
+    Tool { program: "apache2", package: "apache2-bin", without: "Apache" },
     Tool { program: "redis-server", package: "redis-server", without: "Redis" },
     Tool { program: "puma", package: "puma", without: "the page about Rails" },
     // `java File.java` wants a compiler, which the runtime alone has not.

@@ -145,7 +145,10 @@ impl Keeper {
             return Ok(Answer::Error(Errno::ACCESS));
         }
         let key = Key::of(&socket, address)?;
-        if let Some(offer) = self.offer(&service, &key, generation)
+        // One that means to share its port may bind without listening, so that its workers can (Granian): it must not be given a socket
+        // on which connections wait already. It gets it at its listen.
+        if !socket::reuses_port(&socket)?
+            && let Some(offer) = self.offer(&service, &key, generation)
             && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
         {
             return Ok(self.swap(generation, call, &socket, process, offer, &waiting));
@@ -289,6 +292,17 @@ impl Keeper {
             return Ok(Answer::Continue);
         };
         let key = Key::of(&socket, address)?;
+        if let Some(offer) = self.offer(&service, &key, generation)
+            && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
+        {
+            let answer = self.swap(generation, call, &socket, process, offer, &waiting);
+            if let (Answer::Success, Some(listener)) = (&answer, self.state.listener(offer)) {
+                // What the call would have done to its own.
+                let _ = rustix::net::listen(listener.socket, backlog);
+                self.release_own_probes(generation, &key);
+            }
+            return Ok(answer);
+        }
         let binder = self.binder(generation, process);
         let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog, binder };
         let result = self.join(newcomer).map(|_| ());

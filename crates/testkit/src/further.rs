@@ -50,9 +50,44 @@ pub enum Further {
     Redis,
     /// Java's NIO, started from its source file.
     JavaNio,
+    /// Apache with its event workers. Its listener defers accept: a connection is nobody's until data came.
+    Apache,
 }
 
 impl Further {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::SocketIoGevent,
+        Self::SocketIoEventlet,
+        Self::FlaskDebug,
+        Self::Django,
+        Self::GunicornThreads,
+        Self::GunicornReusePort,
+        Self::Uvicorn,
+        Self::UvicornWorkers,
+        Self::Granian,
+        Self::Hypercorn,
+        Self::Waitress,
+        Self::Shell,
+        Self::Npm,
+        Self::NodeCluster,
+        Self::NodeClusterShared,
+        Self::Vite,
+        Self::NginxWorkers,
+        Self::NginxReusePort,
+        Self::Redis,
+        Self::JavaNio,
+        Self::Apache,
+    ];
+
+    /// Whether it is another process than the main one that answers: a worker, a reloader's child, the server behind a wrapper.
+    pub fn worker_answers(self) -> bool {
+        !matches!(
+            self,
+            Self::SocketIoGevent | Self::SocketIoEventlet | Self::Uvicorn | Self::Waitress | Self::Vite | Self::Redis | Self::JavaNio
+        )
+    }
+
     /// A name for people and files.
     pub fn name(self) -> &'static str {
         match self {
@@ -76,6 +111,7 @@ impl Further {
             Self::NginxReusePort => "nginx-reuseport",
             Self::Redis => "redis",
             Self::JavaNio => "java-nio",
+            Self::Apache => "apache",
         }
     }
 
@@ -92,10 +128,14 @@ impl Further {
             Self::Shell => words(&["sh", "-c", &format!("{}; true", Server::Node.command(port, scratch).join(" "))]),
             Self::Npm | Self::Vite | Self::NodeCluster | Self::NodeClusterShared => at.node(),
             Self::Redis | Self::JavaNio => at.other(),
+            Self::Apache => at.apache(),
             _ => at.python(),
         }
     }
 }
+
+/// What Debian builds apart.
+const APACHE_MODULES: [&str; 3] = ["mpm_event", "authz_core", "lua"];
 
 /// Where a server is to run.
 struct Place<'a> {
@@ -210,6 +250,34 @@ impl Place<'_> {
             }
             _ => words(&[&self.installed("java"), "-XX:TieredStopAtLevel=1", &self.source("NioServer.java"), "--port", port]),
         }
+    }
+
+    /// Its pid file is one per generation: an Apache that finds the file of another that lives ends, whatever port it has.
+    fn apache(&self) -> Vec<String> {
+        let (address, dir) = (&self.address, self.scratch.display());
+        let modules = APACHE_MODULES.map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so")).join("\n");
+        let script = self.source("answer.lua");
+        let text = format!(
+            "ServerRoot {dir}
+ServerName 127.0.0.1
+DefaultRuntimeDir {dir}
+PidFile {dir}/apache-${{STAYPUT_GENERATION}}.pid
+ErrorLog /dev/stderr
+LogLevel warn
+{modules}
+Mutex file:{dir} default
+Listen {address}
+AcceptFilter http data
+StartServers 2
+ServerLimit 4
+ThreadsPerChild 8
+MaxRequestWorkers 32
+LuaMapHandler ^/ {script}
+"
+        );
+        let path = self.scratch.join(format!("apache-{}.conf", self.port));
+        std::fs::write(&path, text).expect("Apache's configuration in the scratch directory");
+        words(&[&self.installed("apache2"), "-DFOREGROUND", "-f", &path.display().to_string()])
     }
 
     fn installed(&self, program: &str) -> String {

@@ -1,6 +1,7 @@
 //! Misbehaving servers, a load client that accounts for every connection, and a test environment.
 
 pub mod assets;
+pub mod clients;
 pub mod env;
 pub mod fake_control;
 pub mod further;

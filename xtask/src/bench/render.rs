@@ -6,12 +6,13 @@ use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
 use super::restart::{Event, Row, Seen};
-use super::{compare, logs, micro, peers, ports};
+use super::{compare, logs, micro, peers, ports, servers};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
     let path = workspace().join("docs/BENCHMARKS.md");
     let mut page = text(figures);
+    page += &servers::load_figures().map(|figures| servers::text(&figures)).unwrap_or_default();
     page += &compare::text();
     page += &peers::load_figures().map(|figures| peers::text(&figures)).unwrap_or_default();
     page += &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();

@@ -167,6 +167,39 @@ while True: os.wait()
     let _ = std::fs::remove_file(fifo());
 }
 
+/// A main process that binds with `SO_REUSEPORT` and never listens, and a worker that binds and listens beside it (Granian): what waited for the
+/// dead generation goes to the one that listens.
+pub(crate) fn bound_and_left(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import os, socket
+def bound():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('{host}', {port})); return s
+main = bound()
+s = bound(); s.listen(64)
+while True:
+    peer, _ = s.accept(); peer.sendall(os.environ['STAYPUT_GENERATION'].encode()); peer.close()
+",
+        port = address.port()
+    );
+    let pid = brain.spawn(1, &["python3", "-c", &script]);
+    let before = brain.listening(1);
+    assert_eq!(answers(address, 5), ["1"]);
+    kill(pid);
+    brain.tree_empty(1);
+    let mut waiting = TcpStream::connect(address).expect("queued");
+    brain.spawn(2, &["python3", "-c", &script]);
+    let after = brain.listening(2);
+    assert_eq!((after.inode, after.origin, after.selected), (before.inode, Origin::Swapped, true));
+    let mut text = String::new();
+    waiting.set_read_timeout(Some(DEADLINE)).expect("set");
+    waiting.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "2");
+    assert_eq!(answers(address, 20), ["2"]);
+    assert_eq!(brain.look().listeners.len(), 1);
+}
+
 /// It closes its listener and goes on: the held duplicate must not swallow connections for ever unseen.
 pub(crate) fn closes_and_goes_on(brain: &mut Brain, host: &str) {
     let address = free_address(host);

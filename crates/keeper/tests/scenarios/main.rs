@@ -14,8 +14,8 @@ use dying::{
     no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
 };
 use handing::{
-    calls_of_32_bits, closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start, mptcp, parked,
-    probes_elsewhere, stranger_in_the_group, taken, workers,
+    bound_and_left, calls_of_32_bits, closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start,
+    mptcp, parked, probes_elsewhere, stranger_in_the_group, taken, workers,
 };
 use stayput_keeper::guard::{self, Start};
 use stayput_keeper::protocol::{Request, ToKeeper};
@@ -29,7 +29,7 @@ use users::{own_user, privileged_ports, stages, talks};
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 33] = [
+const SCENARIOS: [Scenario; 34] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -51,6 +51,7 @@ const SCENARIOS: [Scenario; 33] = [
     ("may-not-look", may_not_look, "127.0.0.1"),
     ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
     ("workers", workers, "127.0.0.1"),
+    ("bound-and-left", bound_and_left, "127.0.0.1"),
     ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
     ("mptcp", mptcp, "127.0.0.1"),

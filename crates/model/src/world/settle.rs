@@ -36,6 +36,7 @@ impl Service {
             .map(|generation| generation.id)
             .collect();
         let succeeded = self.serving();
+        let planned = self.open_ledger().is_some_and(|ledger| ledger.planned);
         for id in gone {
             let (mut any, mut selected) = (false, false);
             for listener in self.listeners_of(id) {
@@ -48,6 +49,9 @@ impl Service {
                 match &mut generation.phase {
                     // What waits on its sockets still goes to the workers of its successor that have yet to bind.
                     Phase::Gone { until } if succeeded > Some(id) => *until = (*until).min(turn.now.plus(TAKE_OVER)),
+                    // It crashed, and nobody serves yet: whoever comes may have as many workers. (One that was to replace it anyway
+                    // has sockets of its own.)
+                    Phase::Gone { .. } if succeeded.is_none() && !planned => {}
                     // An older one has its ports again: what is left in its queues goes with it, counted.
                     _ => {
                         generation.enter(Phase::Releasing, turn.now);
