@@ -136,7 +136,8 @@ fn report(json: bool, found: &Found, services: Option<&[StoppedService]>) {
         return;
     }
     let ended = match services {
-        Some(services) => services.iter().map(|service| format!("its main process {}", service.ended)).collect::<Vec<_>>().join("; "),
+        Some([one]) => format!("its main process {}", one.ended),
+        Some(several) => several.iter().map(|service| format!("{} {}", service.name, service.ended)).collect::<Vec<_>>().join(", "),
         None => "how its command ended was not told: the daemon was gone first".to_owned(),
     };
     output::say(&format!("{}: stopped; {}\n", found.name, stayput_model::text::printable(&ended)));
