@@ -31,7 +31,7 @@ pub use report::{Place, Problem, Report};
 pub use schema::schema;
 pub use stayput_model::plan::{self, diff};
 
-use stayput_model::config::{InstanceConfig, Kind, ReportStyle, Source};
+use stayput_model::config::{InstanceConfig, ReportStyle, Source};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
@@ -104,13 +104,7 @@ fn unserved(config: &InstanceConfig) -> Option<Report> {
         .services
         .iter()
         .flat_map(|service| {
-            let keys = [
-                ("schedule", matches!(service.kind, Kind::Task { schedule: Some(_) })),
-                ("replicas", service.replicas > 1),
-                ("health", service.health.is_some()),
-                ("watch", !service.watch.is_empty()),
-                ("more than one stop signal", !service.stop.is_empty()),
-            ];
+            let keys = [("replicas", service.replicas > 1)];
             keys.into_iter()
                 .filter(|(_, used)| *used)
                 .map(|(key, _)| format!("service {}: {key} is not carried out by this release", service.name))
@@ -153,9 +147,8 @@ mod tests {
         };
         assert!(unserved(&config(&service)).is_none());
         service.replicas = 2;
-        service.watch = vec!["src/**".to_owned()];
         let report = unserved(&config(&service)).expect("a report");
-        assert_eq!(report.problems().len(), 2);
+        assert_eq!(report.problems().len(), 1);
         assert_eq!(report.problems()[0].message, "service web: replicas is not carried out by this release");
     }
 }

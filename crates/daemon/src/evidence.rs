@@ -124,7 +124,8 @@ fn down(service: &Service, tally: Option<&Tally>) -> State {
 /// It was killed some time ago and is still there.
 fn is_wedged(service: &Service) -> bool {
     service.generations.values().any(|generation| {
-        matches!(generation.phase, Phase::Stopping { kill_at: None, .. }) && now().since(generation.since) > WEDGED + service.config.grace
+        matches!(generation.phase, Phase::Stopping { kill_at: None, .. })
+            && now().since(generation.since) > WEDGED + service.config.longest_stop()
     })
 }
 
@@ -141,7 +142,8 @@ pub(crate) fn complaint(state: State, service: &Service, tally: Option<&Tally>, 
             (Some(('t', name)), _) => Some(format!("its main process ({name}) is stopped by a debugger")),
             (_, Some(health)) => {
                 let times = say::count(health.failures, "time");
-                Some(format!("its health check fails, {times} in a row: {}", health.what))
+                let since = health.failing_since.map_or_else(String::new, |since| format!(", since {} ago", say::span(now().since(since))));
+                Some(format!("its health check fails, {times} in a row{since}: {}", health.what))
             }
             _ => None,
         },

@@ -4,12 +4,15 @@
 //! into requests to the keeper and small tasks. It holds no socket of a service and may die at any moment: the keeper starts
 //! it again with all that it needs.
 
+mod commands;
 mod connections;
 mod console;
 mod control;
 mod drain;
 mod events;
 mod evidence;
+mod files;
+mod health;
 mod history;
 mod link;
 mod logs;
@@ -23,6 +26,7 @@ mod perform;
 mod reactor;
 mod readiness;
 mod say;
+mod schedule;
 mod status;
 mod tally;
 mod translate;

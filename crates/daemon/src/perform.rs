@@ -76,12 +76,22 @@ impl Reactor {
                     task.abort();
                 }
             }
-            Effect::Schedule { .. }
-            | Effect::Unschedule { .. }
-            | Effect::CheckHealth { .. }
-            | Effect::StopHealth { .. }
-            | Effect::WatchFiles { .. }
-            | Effect::UnwatchFiles { .. } => {}
+            Effect::Schedule { service, cron, after_ms, expected_ms } => {
+                return Some(self.schedule(service, &cron, after_ms, expected_ms));
+            }
+            Effect::Unschedule { service } => {
+                if let Some(schedules) = &self.schedules {
+                    schedules.remove(&service);
+                }
+            }
+            Effect::CheckHealth { generation } => self.start_health(generation),
+            Effect::StopHealth { generation } => self.stop_health(generation),
+            Effect::WatchFiles { service } => self.watch_files(&service),
+            Effect::UnwatchFiles { service } => {
+                if let Some(watcher) = &self.watcher {
+                    watcher.remove(&service);
+                }
+            }
             Effect::Say(notice) => self.say(&notice),
             Effect::Exit { status } => self.exit(status),
         }

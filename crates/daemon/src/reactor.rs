@@ -1,5 +1,6 @@
 //! The one place where everything meets: it owns the world, waits for whatever happens next, and carries out what the world wants.
 
+use crate::commands::is_command;
 use crate::connections::{Observer, Question};
 use crate::console::Console;
 use crate::control;
@@ -70,6 +71,10 @@ pub(crate) enum Message {
     },
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
+    /// There is something to say of the files of a service.
+    Files(String, Mark, String),
+    /// The next health check of a generation is due.
+    CheckHealth(GenerationId),
     /// Something happened to the logs on disk.
     Logs(stayput_logs::PumpEvent),
 }
@@ -119,6 +124,14 @@ pub(crate) struct Reactor {
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) watches: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) outputs: BTreeMap<GenerationId, Output>,
+    /// Times that are waited for, once there was one.
+    pub(crate) schedules: Option<Rc<crate::schedule::Schedules>>,
+    /// Files that are watched, once there were some.
+    pub(crate) watcher: Option<Rc<crate::files::Watcher>>,
+    /// Health checks that go on.
+    pub(crate) checkings: BTreeMap<GenerationId, crate::health::Checking>,
+    /// Commands of theirs.
+    pub(crate) commands: crate::commands::Commands,
     /// Where output is kept, if it is.
     pub(crate) disk: Option<crate::logs_disk::Disk>,
     /// What has happened.
@@ -198,6 +211,10 @@ impl Reactor {
             probes: BTreeMap::new(),
             watches: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            schedules: None,
+            watcher: None,
+            checkings: BTreeMap::new(),
+            commands: crate::commands::Commands::default(),
             disk: None,
             events: Events::new(),
             started: now(),
@@ -227,8 +244,9 @@ impl Reactor {
     }
 
     /// A daemon before this one died.
-    fn carry_on(&mut self, dump: Dump) {
+    fn carry_on(&mut self, mut dump: Dump) {
         let deaths = dump.daemon_deaths;
+        self.end_orphaned_commands(&mut dump);
         for generation in &dump.generations {
             self.link.ask(Request::Fetch { generation: generation.id }, Asked::Fetch(generation.id));
         }
@@ -286,6 +304,8 @@ impl Reactor {
             }
             Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
             Message::Said(generation, said) => self.said(generation, said),
+            Message::Files(service, mark, text) => self.tell(&service, mark, &text),
+            Message::CheckHealth(generation) => self.check_health(generation),
             Message::Logs(event) => self.logs_told(event),
         }
     }
@@ -311,27 +331,37 @@ impl Reactor {
     fn incoming(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Nothing => {}
-            Incoming::Event(event) => match translate::event(event) {
-                Meaning::World(Event::HoldWaits { service, address, errno }) if self.hold_refused(&service, address, errno) => {}
-                Meaning::World(event) => self.step(event),
-                Meaning::RestartAll => {
-                    for service in self.pattern_names() {
-                        self.step(Event::Restart { service });
-                    }
-                }
-                Meaning::Forward(signal) => self.forward(signal),
-                Meaning::Unlimited { generation, limits } => {
-                    let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
-                    for (file, errno) in limits {
-                        self.tell(&service, Mark::Trouble, &say::unlimited(generation.0, &file, errno));
-                    }
-                }
-                Meaning::Stranger { service, address, inode } => {
-                    let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
-                    self.tell(&service, Mark::Trouble, &text);
-                }
+            Incoming::Event(event) => match self.command_told(event).map(translate::event) {
+                None => {}
+                Some(meaning) => self.meant(meaning),
             },
+            Incoming::Reply(Asked::Spawn(command), reply, descriptors) if is_command(command) => {
+                self.command_replied(command, reply, descriptors);
+            }
             Incoming::Reply(asked, reply, descriptors) => self.replied(asked, reply, descriptors),
+        }
+    }
+
+    fn meant(&mut self, meaning: Meaning) {
+        match meaning {
+            Meaning::World(Event::HoldWaits { service, address, errno }) if self.hold_refused(&service, address, errno) => {}
+            Meaning::World(event) => self.step(event),
+            Meaning::RestartAll => {
+                for service in self.pattern_names() {
+                    self.step(Event::Restart { service });
+                }
+            }
+            Meaning::Forward(signal) => self.forward(signal),
+            Meaning::Unlimited { generation, limits } => {
+                let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
+                for (file, errno) in limits {
+                    self.tell(&service, Mark::Trouble, &say::unlimited(generation.0, &file, errno));
+                }
+            }
+            Meaning::Stranger { service, address, inode } => {
+                let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
+                self.tell(&service, Mark::Trouble, &text);
+            }
         }
     }
 

@@ -79,7 +79,7 @@ async fn attempt(probe: &Probe, link: &Link, to: &UnboundedSender<Message>) -> R
         }
         Check::Http { path, host } => {
             for (address, selected) in &probe.listeners {
-                match http(probe.generation, *address, *selected, path, host.as_deref(), link).await {
+                match http(probe.generation, *address, *selected, path, host.as_deref(), HTTP_TIME, link).await {
                     Ok(evidence) => return Ok(evidence),
                     Err(what) => said.push(what),
                 }
@@ -121,7 +121,7 @@ async fn connect(generation: GenerationId, listener: SocketAddr, selected: bool,
     socket.connect(target).await.map_err(|error| failed("connect to", error))
 }
 
-async fn accept(
+pub(crate) async fn accept(
     generation: GenerationId,
     listener: SocketAddr,
     selected: bool,
@@ -164,12 +164,13 @@ async fn accept(
     Ok(listener.to_string())
 }
 
-async fn http(
+pub(crate) async fn http(
     generation: GenerationId,
     listener: SocketAddr,
     selected: bool,
     path: &str,
     host: Option<&str>,
+    limit: Duration,
     link: &Link,
 ) -> Result<String, String> {
     let exchange = async {
@@ -192,7 +193,7 @@ async fn http(
             None => Err(format!("GET {path} on {listener} was not answered with HTTP")),
         }
     };
-    timeout(HTTP_TIME, exchange).await.unwrap_or_else(|_| Err(format!("GET {path} on {listener}: no answer within {HTTP_TIME:?}")))
+    timeout(limit, exchange).await.unwrap_or_else(|_| Err(format!("GET {path} on {listener}: no answer within {limit:?}")))
 }
 
 /// The number in `HTTP/1.1 204 No Content`.

@@ -356,9 +356,18 @@ fn error(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
 }
 
-fn span(duration: Duration) -> String {
+pub(crate) fn span(duration: Duration) -> String {
     let ms = duration.as_millis();
     if ms < 1000 { format!("{ms} ms") } else { format!("{:.1} s", duration.as_secs_f64()) }
+}
+
+/// A wall-clock time as people read it.
+pub(crate) fn local_time(at_ms: u64) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(at_ms);
+    let text = |at: stayput_kernel::local_time::LocalTime| {
+        format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", at.year, at.month, at.day, at.hour, at.minute, at.second)
+    };
+    stayput_kernel::local_time::LocalTime::at(at).map_or_else(|| format!("{} s after 1970", at_ms / 1000), text)
 }
 
 /// Signal name without `SIG` (signal(7), the numbers of x86 and ARM).

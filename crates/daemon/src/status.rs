@@ -18,7 +18,7 @@ use stayput_model::service::{Plan, Service, Target};
 use stayput_wire::{
     AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, GenerationPhase, GenerationStatus, HealthStatus, Holding,
     InstanceStatus, LastExit, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind, ServicePhase,
-    ServiceStatus, TrapStatus, WaitingPort,
+    ServiceStatus, TrapStatus, WaitingPort, WatchStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -100,6 +100,11 @@ impl Reactor {
         let all = count(sum(connections.values().copied()));
         let seen = Observation { connections: all, queued, memory: usage.0.memory, cpu: usage.0.cpu, restarts };
         look.seen.insert(name.to_owned(), seen);
+        let watch = self.watch_status(service);
+        if let Some(watch) = &watch {
+            let problem = watch.problem.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
+            detail = format!("{detail}; watching {}{problem}", crate::files::directories(watch.directories));
+        }
         let serving = service.serving();
         let of = |id: GenerationId| connections.get(&id).copied().unwrap_or_default();
         Some(ServiceStatus {
@@ -143,6 +148,7 @@ impl Reactor {
             waiting,
             after: service.config.after.iter().map(|after| self.after_status(service, after)).collect(),
             health: health(service),
+            watch,
             next_run_ms: service.next_run_ms,
             next: next_step(service),
             command: say::command(&service.config.argv),
@@ -164,6 +170,14 @@ impl Reactor {
             Some(complaint) => format!("{complaint}; {detail}{held}"),
             None => format!("{detail}{held}"),
         }
+    }
+
+    fn watch_status(&self, service: &Service) -> Option<WatchStatus> {
+        if service.config.watch.is_empty() || service.target == Target::Down {
+            return None;
+        }
+        let standing = self.watcher.as_ref().and_then(|watcher| watcher.standing(&service.config.name));
+        Some(standing.unwrap_or_else(|| WatchStatus { directories: 0, problem: Some("its files cannot be watched".to_owned()) }))
     }
 
     fn waiting_ports(&mut self, name: &str) -> Vec<WaitingPort> {
@@ -326,6 +340,9 @@ fn next_step(service: &Service) -> Option<NextStep> {
     if let Plan::BackOff { until } = service.plan {
         return Some(NextStep { what: "the next start".to_owned(), in_ms: milliseconds(until.since(now())) });
     }
+    if let Some(at_ms) = service.next_run_ms {
+        return Some(NextStep { what: "the next run".to_owned(), in_ms: at_ms.saturating_sub(crate::events::wall_ms()) });
+    }
     let serving = service.serving().and_then(|id| service.generations.get(&id))?;
     match &serving.phase {
         Phase::Serving { soak: Some(soak), .. } => {
@@ -410,6 +427,9 @@ fn phase(service: &Service) -> (ServicePhase, String) {
     if let Some(old) = service.going_back() {
         return (ServicePhase::Restarting, format!("the connections go back to generation {old}"));
     }
+    if service.is_task() {
+        return task(service);
+    }
     let serving = service.serving().and_then(|id| service.generations.get(&id));
     match (service.incoming().and_then(|id| service.generations.get(&id)), serving) {
         (Some(incoming), Some(serving)) => {
@@ -426,6 +446,25 @@ fn phase(service: &Service) -> (ServicePhase, String) {
             _ => (ServicePhase::Ready, format!("generation {} has the connections", serving.id)),
         },
         (None, None) => (ServicePhase::Starting, "no generation runs; the next one is about to be started".to_owned()),
+    }
+}
+
+/// A task that is to be up: the run that goes on, or the last one and the next.
+fn task(service: &Service) -> (ServicePhase, String) {
+    let next = service.next_run_ms.map_or_else(String::new, |at_ms| format!("; the next run is at {}", say::local_time(at_ms)));
+    if let Some(run) = service.running().and_then(|id| service.generations.get(&id)) {
+        let pid = run.main.pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        return (ServicePhase::Ready, format!("run {}{pid} goes on{next}", run.id));
+    }
+    match (&service.last_run, service.is_scheduled()) {
+        (Some(run), _) => {
+            (ServicePhase::Ended, format!("run {} {} after {}{next}", run.generation, say::ended(run.status), say::span(run.took)))
+        }
+        (None, true) => {
+            let last = service.last_exit.map_or_else(|| "no run yet".to_owned(), |(id, status)| format!("run {id} {}", say::ended(status)));
+            (ServicePhase::Stopped, format!("{last}{next}"))
+        }
+        (None, false) => (ServicePhase::Starting, "its run is about to be started".to_owned()),
     }
 }
 

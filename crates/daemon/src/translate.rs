@@ -66,7 +66,7 @@ fn of_user(base: &[Vec<u8>], user: Option<&UserSpec>) -> Vec<Vec<u8>> {
     others.chain(own).collect()
 }
 
-fn exit_status(status: keeper::ExitStatus) -> ExitStatus {
+pub(crate) fn exit_status(status: keeper::ExitStatus) -> ExitStatus {
     match status {
         keeper::ExitStatus::Exited(status) => ExitStatus::Exited(status),
         keeper::ExitStatus::Signalled(signal) => ExitStatus::Signalled(signal),
@@ -74,7 +74,7 @@ fn exit_status(status: keeper::ExitStatus) -> ExitStatus {
     }
 }
 
-fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
+pub(crate) fn exec_failure(stage: keeper::ExecStage, errno: i32) -> ExecFailure {
     let stage = match stage {
         keeper::ExecStage::Session => "making its session",
         keeper::ExecStage::Stdio => "setting up its standard streams",

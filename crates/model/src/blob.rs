@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the encoding. A daemon that reads another one cannot carry on from it, and says so.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Key of the instance's part. A service's key is its name, which is never empty.
 pub const INSTANCE: &str = "";
 

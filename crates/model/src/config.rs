@@ -145,7 +145,7 @@ pub struct ServiceConfig {
     pub watch_ignore: Vec<String>,
     /// How long after the last change it is restarted.
     pub watch_debounce: Duration,
-    /// Further steps of a stop after `stop_signal` and `grace`, before SIGKILL.
+    /// Further steps of a stop after `stop_signal` and `grace`, before SIGKILL; each is taken only if something is left.
     pub stop: Vec<StopStep>,
     /// What of its output is kept.
     pub log: LogPolicy,
@@ -386,6 +386,11 @@ impl ServiceConfig {
             origin: None,
             own: false,
         }
+    }
+
+    /// How long a stop may take until what is left is killed.
+    pub fn longest_stop(&self) -> Duration {
+        self.stop.iter().fold(self.grace, |sum, step| sum.saturating_add(step.wait))
     }
 
     /// The environment that it is started with: its own laid over `base`, each name once, the last one of a name wins.

@@ -37,6 +37,8 @@ pub struct HealthState {
     pub what: String,
     /// When it was done.
     pub at: Mono,
+    /// When the first of the failures in a row was.
+    pub failing_since: Option<Mono>,
 }
 
 /// The main process of a generation.
@@ -130,7 +132,9 @@ pub enum Phase {
         why: StopReason,
         /// Its main process lived then: it ends because it was asked to.
         asked: bool,
-        /// When what is left is killed; `None`: it was.
+        /// Further steps of its stop that were taken.
+        steps: u32,
+        /// When the next step is due, or the kill of what is left; `None`: it was killed.
         kill_at: Option<Mono>,
     },
     /// No process is left; its sockets hold the ports until somebody takes over, at most until then.

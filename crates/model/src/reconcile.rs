@@ -77,7 +77,7 @@ impl World {
             let kill_at = Some(now.plus(service.config.grace.min(Duration::from_secs(1))));
             service.generations.entry(fact.id).or_insert_with(|| {
                 let mut generation = Generation::new(fact.id, now);
-                generation.phase = Phase::Stopping { why: StopReason::Leftover, asked: false, kill_at };
+                generation.phase = Phase::Stopping { why: StopReason::Leftover, asked: false, steps: u32::MAX, kill_at };
                 generation
             });
         }

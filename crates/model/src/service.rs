@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// `EADDRINUSE` (asm-generic/errno.h).
 pub const EADDRINUSE: i32 = 98;
+/// A clock that is set back by more than this, in milliseconds, was wrong before: times that it has passed already count again. By less
+/// than this it is adjusted, and nothing runs twice. The border is that of cron(8).
+pub const CLOCK_CORRECTION_MS: u64 = 3 * 3600 * 1000;
 /// Ledgers kept.
 const LEDGERS: usize = 16;
 

@@ -2,8 +2,10 @@
 //! and the processes; when it is dropped, whatever still carries its mark is killed, and if every run was over by then, that is a failure.
 
 mod running;
+mod upped;
 
 pub use running::{Restart, Running, ready_generation};
+pub use upped::Upped;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -240,6 +242,14 @@ impl TestEnv {
     /// When it cannot be started.
     pub fn run(&self, name: &str, options: &[&str], command: &[String]) -> Running<'_> {
         Running::start(self, name, options, command)
+    }
+
+    /// `stayput up -d` with this `stayput.toml`.
+    ///
+    /// # Panics
+    /// When it does not say that all is started.
+    pub fn up(&self, config: &str) -> Upped<'_> {
+        Upped::start(self, config)
     }
 
     /// Live processes that carry this environment's mark.

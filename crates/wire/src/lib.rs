@@ -62,6 +62,6 @@ pub use plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceActi
 pub use status::{
     AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus, HealthStatus, Holding,
     InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind,
-    ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort,
+    ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort, WatchStatus,
 };
 pub use stream::{Cursor, CursorError, EventRecord, Level, LogLine, LogsQuery, Stream};

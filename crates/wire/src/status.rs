@@ -241,6 +241,9 @@ pub struct ServiceStatus {
     /// Its health check; `None`: it has none.
     #[serde(default)]
     pub health: Option<HealthStatus>,
+    /// How its files are watched; `None`: they are not to be.
+    #[serde(default)]
+    pub watch: Option<WatchStatus>,
     /// When its schedule starts it next, in milliseconds since 1970 (UTC).
     #[serde(default)]
     pub next_run_ms: Option<u64>,
@@ -285,6 +288,7 @@ impl ServiceStatus {
             waiting: Vec::new(),
             after: Vec::new(),
             health: None,
+            watch: None,
             next_run_ms: None,
             next: None,
             command: String::new(),
@@ -462,6 +466,15 @@ pub struct HealthStatus {
     pub detail: String,
     /// Where that comes from, and how old it is.
     pub evidence: Option<Evidence>,
+}
+
+/// How the files of a service are watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// Directories in which changes are seen.
+    pub directories: u64,
+    /// What cannot be watched and what helps, as a phrase; `None`: all is.
+    pub problem: Option<String>,
 }
 
 /// What will happen by itself.

@@ -18,7 +18,8 @@ impl Service {
         let Phase::Serving { from, soak } = generation.phase else { return };
         let before = generation.health.as_ref().map_or(0, |health| health.failures);
         let failures = if passed { 0 } else { before.saturating_add(1) };
-        generation.health = Some(HealthState { failures, what: what.clone(), at: turn.now });
+        let since = generation.health.as_ref().and_then(|health| health.failing_since).or(Some(turn.now)).filter(|_| !passed);
+        generation.health = Some(HealthState { failures, what: what.clone(), at: turn.now, failing_since: since });
         if passed {
             if before >= limit {
                 self.say(What::Healthy { generation: id, what }, turn);

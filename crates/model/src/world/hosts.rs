@@ -231,6 +231,32 @@ fn a_scheduled_task_runs_when_it_is_due_and_a_run_that_goes_on_is_not_doubled() 
 }
 
 #[test]
+fn a_run_that_cannot_be_started_ends_no_schedule() {
+    let mut sim = Sim::host(vec![task("job", Some("@hourly"))]);
+    sim.exec_errno = Some(2);
+    due(&mut sim, 1000);
+    sim.are("job: up").said(|what| matches!(what, What::NotReady { .. }));
+    sim.exec_errno = None;
+    due(&mut sim, 2000);
+    sim.are("job: up 2:serving").ends("job", 0).are("job: up");
+}
+
+#[test]
+fn a_clock_that_was_wrong_stops_no_schedule() {
+    const HOUR: u64 = 3_600_000;
+    let mut sim = Sim::host(vec![task("job", Some("@hourly"))]);
+    due(&mut sim, 1000 * HOUR);
+    sim.ends("job", 0);
+    // Adjusted: what was run is not run again.
+    due(&mut sim, 999 * HOUR);
+    sim.are("job: up");
+    assert!(matches!(&sim.schedules["job"], Effect::Schedule { .. }), "it is asked for again");
+    // Put right.
+    due(&mut sim, 10 * HOUR);
+    sim.are("job: up 2:serving");
+}
+
+#[test]
 fn a_daemon_that_dies_forgets_no_time() {
     let mut sim = Sim::host(vec![task("job", Some("@hourly"))]);
     sim.tell(Event::Scheduled { service: "job".to_owned(), at_ms: Some(7000) });

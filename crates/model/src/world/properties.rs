@@ -2,7 +2,7 @@
 
 use super::sim::{Sim, WEB, address};
 use crate::Blob;
-use crate::config::RestartPolicy;
+use crate::config::{RestartPolicy, StopStep};
 use crate::event::{DrainReport, Event, ExitStatus, GenerationId, ListenerId, StopWay};
 use crate::service::{EADDRINUSE, Target};
 use proptest::prelude::*;
@@ -149,7 +149,7 @@ fn run(sim: &mut Sim, act: Act) {
 /// Everybody obeys again, the service is stopped, and time passes.
 fn end(sim: &mut Sim) {
     sim.exec_errno = None;
-    let grace = sim.service().config.grace;
+    let grace = sim.service().config.longest_stop();
     sim.step(Event::Shutdown { way: StopWay::Gentle, signal: Some(15) });
     sim.deliver();
     sim.pass(grace);
@@ -172,12 +172,14 @@ proptest! {
         policy in prop_oneof![3 => Just(RestartPolicy::Always), 1 => Just(RestartPolicy::OnFailure), 1 => Just(RestartPolicy::Never)],
         soak in prop_oneof![Just(0_u64), Just(10)],
         grace in prop_oneof![Just(0_u64), Just(10)],
+        steps in prop::collection::vec(prop_oneof![Just(0_u64), Just(3)], 0..3),
     ) {
         let mut sim = Sim::new(|config| {
             config.overlap = overlap;
             config.restart = policy;
             config.soak = Duration::from_secs(soak);
             config.grace = Duration::from_secs(grace);
+            config.stop = steps.iter().map(|wait| StopStep { signal: 2, wait: Duration::from_secs(*wait) }).collect();
             if declared {
                 config.ports = vec![address(80)];
             }

@@ -1,7 +1,7 @@
 //! What the product promises, told as stories.
 
 use super::sim::{Sim, address};
-use crate::config::RestartPolicy;
+use crate::config::{RestartPolicy, StopStep};
 use crate::event::{DrainReport, Event, ExitStatus, GenerationId, Scope};
 use crate::ledger::{Failure, Outcome};
 use crate::notice::{StopReason, What};
@@ -27,6 +27,33 @@ fn a_planned_restart() {
     assert_eq!(ledger.outcome, Outcome::Settled);
     assert_eq!(ledger.at_switch, Some(DrainReport { queued: 1, open: 5, idle: 0, busy: 2 }));
     assert_eq!((ledger.drained(), ledger.cut, ledger.gap), (Some(6), Some(0), Some(Duration::ZERO)));
+}
+
+#[test]
+fn a_stop_takes_its_steps_while_something_is_left() {
+    let steps = |config: &mut crate::config::ServiceConfig| {
+        let step = |signal, seconds| StopStep { signal, wait: Duration::from_secs(seconds) };
+        (config.stop_signal, config.grace, config.stop) = (2, Duration::from_secs(3), vec![step(15, 5), step(3, 1)]);
+    };
+    let mut stubborn = Sim::new(steps);
+    stubborn.up(1).workers(1).obey = false;
+    stubborn.ctrl_c().seconds(2);
+    assert_eq!(stubborn.signals, [(GenerationId(1), 2, Scope::Main)]);
+    stubborn.seconds(1);
+    assert_eq!(stubborn.signals[1..], [(GenerationId(1), 15, Scope::Main)]);
+    // What is left behind is asked by the signal of this step, not by the first one, and each later one reaches all of it.
+    stubborn.end_main(GenerationId(1), ExitStatus::Exited(0));
+    stubborn.deliver();
+    assert_eq!(stubborn.signals[2..], [(GenerationId(1), 15, Scope::Tree)]);
+    stubborn.daemon_dies();
+    stubborn.seconds(5);
+    assert_eq!(stubborn.signals[3..], [(GenerationId(1), 3, Scope::Tree)]);
+    stubborn.is("down 1:stopping").seconds(1).is("down");
+    assert_eq!(stubborn.signals[4..], [(GenerationId(1), 9, Scope::Tree)]);
+
+    let mut obedient = Sim::new(steps);
+    obedient.up(1).ctrl_c().is("down").seconds(60);
+    assert_eq!(obedient.signals, [(GenerationId(1), 2, Scope::Main), (GenerationId(1), 2, Scope::Tree)]);
 }
 
 #[test]

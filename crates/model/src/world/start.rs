@@ -383,7 +383,7 @@ impl Service {
             Some(Failure::Died { status, .. }) => Some(*status),
             Some(Failure::Exec(_)) if !self.was_ready => {
                 // It never ran: trying again would run nothing again.
-                return self.end(turn);
+                return self.give_up_run(turn);
             }
             Some(_) => None,
         };
@@ -410,9 +410,16 @@ impl Service {
             RestartPolicy::Never => false,
         };
         if !again {
-            return self.end(turn);
+            return self.give_up_run(turn);
         }
         self.start_later(served, turn);
+    }
+
+    /// Nothing is tried again; a task that has a schedule still has its next time.
+    fn give_up_run(&mut self, turn: &mut Turn<'_>) {
+        if !self.is_scheduled() {
+            self.end(turn);
+        }
     }
 
     /// Starts the next one, now or later, unless there were too many.

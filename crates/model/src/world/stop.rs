@@ -1,5 +1,6 @@
 //! How a generation ends: told to, drained, dead. And how a service does.
 
+use crate::config::StopStep;
 use crate::event::{Effect, ExitStatus, GenerationId, Scope, StopWay};
 use crate::generation::{Generation, Main, Phase, Way};
 use crate::ledger::Outcome;
@@ -83,10 +84,10 @@ impl Service {
                     ledger.stop_old(report);
                 }
             }
-            Phase::Stopping { asked, kill_at, .. } => {
+            Phase::Stopping { asked, steps, kill_at, .. } => {
                 // Asked for by a person: the reason is theirs from now on.
                 if let Some(generation) = self.generations.get_mut(&id).filter(|_| why == StopReason::Stop) {
-                    generation.phase = Phase::Stopping { why, asked, kill_at };
+                    generation.phase = Phase::Stopping { why, asked, steps, kill_at };
                 }
                 return;
             }
@@ -98,12 +99,27 @@ impl Service {
             Phase::Releasing => return,
         }
         if let Some(generation) = self.generations.get_mut(&id) {
-            generation.enter(Phase::Stopping { why, asked: scope == Scope::Main, kill_at: Some(turn.now.plus(grace)) }, turn.now);
+            let kill_at = Some(turn.now.plus(grace));
+            generation.enter(Phase::Stopping { why, asked: scope == Scope::Main, steps: 0, kill_at }, turn.now);
         }
         turn.effect(Effect::Signal { generation: id, signal, scope });
         if scope == Scope::Main {
             self.say(What::StopSignal { generation: id, signal, grace, why, left }, turn);
         }
+    }
+
+    /// The wait after a signal of the stop is over: the next signal, and after the last one the kill.
+    pub(crate) fn next_stop_step(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        let Phase::Stopping { why, steps, kill_at: kill_at @ Some(_), .. } = &mut generation.phase else { return };
+        let Some(StopStep { signal, wait }) = self.config.stop.get(*steps as usize).copied() else { return self.kill(id, turn) };
+        *steps += 1;
+        *kill_at = Some(turn.now.plus(wait));
+        let why = *why;
+        // What a main process has left behind is asked as a whole.
+        let scope = if generation.main.status().is_none() { Scope::Main } else { Scope::Tree };
+        turn.effect(Effect::Signal { generation: id, signal, scope });
+        self.say(What::StopSignal { generation: id, signal, grace: wait, why, left: None }, turn);
     }
 
     /// Kill all that is left of it.
@@ -142,13 +158,15 @@ impl Service {
             Phase::Serving { from, .. } if status == ExitStatus::Exited(0) && turn.now.since(from) < INTO_BACKGROUND => {}
             Phase::Serving { .. } => self.crashed(id, status, turn),
             Phase::Orphaned | Phase::Draining { .. } | Phase::Gone { .. } | Phase::Releasing => {}
-            Phase::Stopping { why, kill_at, .. } => {
+            Phase::Stopping { why, steps, kill_at, .. } => {
                 if why == StopReason::Stop {
                     self.remember_exit(id, status);
                 }
                 if kill_at.is_some() {
                     // What it leaves behind gets the signal too, and need not wait for the kill.
-                    turn.effect(Effect::Signal { generation: id, signal: self.config.stop_signal, scope: Scope::Tree });
+                    let step = (steps as usize).checked_sub(1).and_then(|step| self.config.stop.get(step));
+                    let signal = step.map_or(self.config.stop_signal, |step| step.signal);
+                    turn.effect(Effect::Signal { generation: id, signal, scope: Scope::Tree });
                 }
             }
         }

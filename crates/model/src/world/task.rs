@@ -8,7 +8,7 @@ use crate::event::{Effect, ExitStatus, GenerationId};
 use crate::generation::Phase;
 use crate::ledger::Outcome;
 use crate::notice::{StopReason, What};
-use crate::service::{Plan, Run, Service, Target, Turn};
+use crate::service::{CLOCK_CORRECTION_MS, Plan, Run, Service, Target, Turn};
 use std::time::Duration;
 
 impl Service {
@@ -87,11 +87,14 @@ impl Service {
 
     /// A scheduled time has come.
     pub(crate) fn due(&mut self, at_ms: u64, turn: &mut Turn<'_>) {
-        if self.target == Target::Down || !self.is_scheduled() || self.asked.due_ms.is_some_and(|last| last >= at_ms) {
+        if self.target == Target::Down || !self.is_scheduled() {
+            return;
+        }
+        self.asked.schedule = false;
+        if self.asked.due_ms.is_some_and(|last| last >= at_ms && last - at_ms <= CLOCK_CORRECTION_MS) {
             return;
         }
         self.asked.due_ms = Some(at_ms);
-        self.asked.schedule = false;
         if let Some(id) = self.running() {
             let running = self.generations.get(&id).map_or(Duration::ZERO, |generation| turn.now.since(generation.spawned));
             self.say(What::RunSkipped { generation: id, running }, turn);

@@ -22,7 +22,7 @@ enum Due {
     Cover,
     Settled,
     Stop(StopReason),
-    Kill,
+    StopStep,
     Release,
 }
 
@@ -80,7 +80,7 @@ impl Service {
                 Due::Cover => self.cover_over(id, turn),
                 Due::Settled => self.settled(id, turn),
                 Due::Stop(why) => self.stop_generation(id, why, turn),
-                Due::Kill => self.kill(id, turn),
+                Due::StopStep => self.next_stop_step(id, turn),
                 Due::Release => self.stop_generation(id, StopReason::Leftover, turn),
             }
         }
@@ -144,7 +144,7 @@ fn due(generation: &Generation, served: bool) -> [Option<(Mono, Due)>; 2] {
             };
             [Some(due), None]
         }
-        Phase::Stopping { kill_at, .. } => [kill_at.map(|at| (at, Due::Kill)), None],
+        Phase::Stopping { kill_at, .. } => [kill_at.map(|at| (at, Due::StopStep)), None],
         // While nobody serves, the hold of the whole service decides.
         Phase::Gone { until } => [served.then_some((*until, Due::Release)), None],
         Phase::Spawning | Phase::Switching(_) | Phase::Orphaned | Phase::Releasing => [None, None],

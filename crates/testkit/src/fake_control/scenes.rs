@@ -161,6 +161,7 @@ pub(super) fn running(name: &str, port: u16, id: u64) -> ServiceStatus {
         waiting: Vec::new(),
         after: Vec::new(),
         health: None,
+        watch: None,
         next_run_ms: None,
         next: None,
         command: format!("python3 -m {name} --port {port}"),
