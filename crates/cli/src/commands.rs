@@ -1,5 +1,6 @@
 //! One file per subcommand: `Args` says what it takes, `run` does it.
 
+pub(crate) mod canary;
 pub(crate) mod compare;
 pub(crate) mod daemon;
 pub(crate) mod dashboard;

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start, status, stop, story,
-    up, wait, why,
+    canary, compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start, status,
+    stop, story, up, wait, why,
 };
 
 /// Processes restart. Ports stay put.
@@ -35,6 +35,8 @@ enum Command {
     Start(start::StartArgs),
     /// Replace the running generation by a new one, show how it went
     Restart(restart::Args),
+    /// Go back to the command and environment from before their last change
+    Rollback(canary::RollbackArgs),
     /// Send a signal to services
     Signal(start::SignalArgs),
     /// Say what a reload would change; change nothing
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Restart(args) => restart::run(&args),
+        Command::Rollback(args) => canary::rollback(&args),
         Command::Start(args) => start::run(&args),
         Command::Signal(args) => start::signal(&args),
         Command::Events(args) => events::run(&args),

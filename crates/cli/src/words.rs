@@ -23,6 +23,10 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Ready { service, generation, after_ms } => {
             format!("{service}: generation {generation} is ready after {}", duration(*after_ms))
         }
+        Event::Canary { service, generation, permille, for_ms } => {
+            let time = for_ms.map_or_else(|| "until it is decided".to_owned(), |time| format!("for {}", duration(time)));
+            format!("{service}: generation {generation} gets {} of the new connections {time}", percent(*permille))
+        }
         Event::Switched { service, from, to, soak_ms, draining } => {
             let mut text = format!("{service}: switched: generation {to} takes all new connections");
             if let Some(from) = from {
@@ -44,6 +48,12 @@ pub(crate) fn event(event: &Event) -> String {
         }
         Event::Exited { service, generation, ended } => format!("{service}: generation {generation} {}", printable(ended)),
     }
+}
+
+/// Thousandths as per cent.
+fn percent(permille: u16) -> String {
+    let (whole, tenths) = (permille / 10, permille % 10);
+    if tenths == 0 { format!("{whole} %") } else { format!("{whole}.{tenths} %") }
 }
 
 /// The account of a restart: a counted fact per line, then what nobody counted.
@@ -77,6 +87,10 @@ fn ledger_head(ledger: &Ledger) -> String {
 /// What was counted, and what was not.
 fn ledger_facts(ledger: &Ledger) -> (Vec<(&'static str, String)>, Vec<&'static str>) {
     let (mut counted, mut uncounted) = (Vec::new(), Vec::new());
+    if let Some(canary) = ledger.canary {
+        let lasted = canary.lasted_ms.map_or_else(|| "never".to_owned(), |lasted| format!("for {}", duration(lasted)));
+        counted.push(("its first share", format!("{} of the new connections, {lasted}", percent(canary.permille))));
+    }
     for (fact, value) in [
         ("old connections drained", ledger.drained),
         ("old connections cut", ledger.cut),
@@ -337,6 +351,7 @@ mod tests {
                     listener_gap: false,
                     accepted: Measured::NotMeasured,
                     refused: Measured::NotMeasured,
+                    canary: None,
                 }),
                 ..ServiceStatus::named("web")
             }],

@@ -94,6 +94,7 @@ fn ledger(outcome: Outcome, reason: Option<&str>) -> Box<Ledger> {
         listener_gap: false,
         accepted: Measured::NotMeasured,
         refused: Measured::NotMeasured,
+        canary: None,
     })
 }
 

@@ -127,3 +127,159 @@ fn a_port_is_held_by_hand_and_let_go(env) {
     env.assert_nothing_left(PATIENCE);
 }
 }
+
+/// The generations that answered fresh connections, one request each, and how often nobody did.
+#[derive(Default, Debug)]
+struct Answers {
+    by: std::collections::BTreeMap<String, u32>,
+    failed: u32,
+}
+
+/// So many requests from three clients at once.
+fn ask(port: u16, requests: u32) -> Answers {
+    let one = move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let document = answer.split("\r\n\r\n").nth(1).and_then(|body| serde_json::from_str::<Value>(body).ok());
+        document.and_then(|document| Some(document["generation"].as_str()?.to_owned())).ok_or_else(|| std::io::Error::other(answer))
+    };
+    let client = move || (0..requests / 3).map(|_| one().map_err(drop)).collect::<Vec<_>>();
+    let clients: Vec<_> = (0..3).map(|_| std::thread::spawn(client)).collect();
+    let mut answers = Answers::default();
+    for answer in clients.into_iter().flat_map(|client| client.join().unwrap()) {
+        match answer {
+            Ok(generation) => *answers.by.entry(generation).or_default() += 1,
+            Err(()) => answers.failed += 1,
+        }
+    }
+    answers
+}
+
+both_users! {
+fn a_canary_gets_its_share_and_then_all_or_none(env) {
+    let port = env.port();
+    env.file("stayput.toml", &format!("name = 'shop'\n{}", service(env, "web", "trivial", port)));
+    succeeds(env, &["up", "-d"]);
+    let first = ask(port, 30);
+    let old = first.by.keys().next().unwrap().clone();
+    assert_eq!((first.by.len(), first.failed), (1, 0), "{first:?}");
+    let new = (old.parse::<u64>().unwrap() + 1).to_string();
+
+    // It has its share when the command returns, and keeps it.
+    let out = succeeds(env, &["restart", "web", "--canary", "20%", "--stay"]);
+    assert!(out.contains(&format!("generation {new} gets 20 % of the new connections until it is decided")), "{out}");
+    let shared = ask(port, 1200);
+    // 240 of 1,200, six standard deviations of 13.9 either way.
+    let canary = shared.by.get(&new).copied().unwrap_or(0);
+    assert!((157..=323).contains(&canary), "{shared:?}");
+    assert_eq!((shared.by.values().sum::<u32>(), shared.by.len(), shared.failed), (1200, 2, 0), "{shared:?}");
+    let detail = status_of(env, "web");
+    assert!(detail["detail"].as_str().unwrap().contains("has 20 % of the new connections until somebody decides"), "{detail}");
+    let (code, _, err) = stayput(env, &["restart", "web"]);
+    assert_eq!((code, err.contains("another restart has not switched yet")), (Some(1), true), "{err}");
+
+    // Called off: nobody notices, and what it had is counted.
+    let during = std::thread::spawn(move || ask(port, 300));
+    let out = succeeds(env, &["restart", "web", "--abort"]);
+    assert!(out.contains(&format!("all new connections go to generation {old} again")), "{out}");
+    let during = during.join().unwrap();
+    assert_eq!((during.by.values().sum::<u32>(), during.failed), (300, 0), "{during:?}");
+    let after = ask(port, 90);
+    assert_eq!((after.by.get(&old), after.failed), (Some(&90), 0), "{after:?}");
+    let ledger = status_of(env, "web")["ledger"].clone();
+    assert_eq!((&ledger["outcome"], &ledger["reason"], &ledger["canary"]["permille"]), (&"rolled-back".into(), &"it was called off".into(), &200.into()), "{ledger}");
+    assert!(ledger["canary"]["lasted_ms"].as_u64().is_some_and(|ms| ms > 0), "{ledger}");
+    let (code, _, err) = stayput(env, &["restart", "web", "--abort"]);
+    assert_eq!((code, err.contains("there is nothing to decide")), (Some(1), true), "{err}");
+
+    // For a time, and then all; under load, and nobody is refused.
+    let during = std::thread::spawn(move || ask(port, 900));
+    let ledger = json(env, &["restart", "web", "--canary", "0.5%", "--for", "300ms", "--json"]);
+    let during = during.join().unwrap();
+    assert_eq!((during.by.values().sum::<u32>(), during.failed), (900, 0), "{during:?}");
+    assert_eq!((&ledger["outcome"], &ledger["canary"]["permille"], &ledger["canary"]["for_ms"]), (&"switched".into(), &5.into(), &300.into()), "{ledger}");
+    assert!(ledger["canary"]["lasted_ms"].as_u64().is_some_and(|ms| ms >= 300), "{ledger}");
+    let to = ledger["to"].to_string();
+    assert_eq!(ask(port, 30).by.get(&to), Some(&30), "all to generation {to}");
+
+    // Decided the other way.
+    succeeds(env, &["restart", "web", "--canary", "1%", "--stay"]);
+    let out = succeeds(env, &["restart", "web", "--switch"]);
+    let last = ask(port, 30);
+    assert_eq!((last.by.get(&to), last.failed), (None, 0), "{out}: {last:?}");
+
+    for wrong in [&["--canary", "0%"][..], &["--canary", "100%"], &["--stay"], &["--canary", "5%", "--for", "1s", "--stay"], &["--switch", "--abort"]] {
+        let (code, _, err) = stayput(env, &[&["restart", "web"], wrong].concat());
+        assert_eq!(code, Some(2), "{wrong:?}: {err}");
+    }
+    succeeds(env, &["down"]);
+    env.assert_nothing_left(PATIENCE);
+}
+
+fn a_canary_that_dies_gives_all_back(env) {
+    let port = env.port();
+    let (command, mode) = env.versioned("trivial", port);
+    env.file("stayput.toml", &format!("name = 'shop'\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n"));
+    succeeds(env, &["up", "-d"]);
+    let old = ask(port, 3).by.keys().next().unwrap().clone();
+    std::fs::write(&mode, "crash-after --ms 1000").unwrap();
+    let (code, _, err) = stayput(env, &["restart", "web", "--canary", "1%", "--for", "20s"]);
+    assert_eq!((code, err.contains("the old generation has all connections again")), (Some(1), true), "{err}");
+    let after = ask(port, 90);
+    assert_eq!((after.by.get(&old), after.failed), (Some(&90), 0), "{after:?}");
+    assert_eq!(status_of(env, "web")["ledger"]["outcome"], "rolled-back");
+    succeeds(env, &["down"]);
+    env.assert_nothing_left(PATIENCE);
+}
+
+fn a_rollback_brings_the_command_and_the_environment_of_before(env) {
+    let port = env.port();
+    let app = env.file("app.py", "\
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = (sys.argv[2] + ' ' + os.environ.get('COLOUR', 'none')).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+");
+    let config = |version: &str, env_line: &str| {
+        let command = ["python3", app.to_str().unwrap(), &port.to_string(), version].map(str::to_owned);
+        format!("name = 'shop'\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n{env_line}\n")
+    };
+    let says = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
+    };
+    env.file("stayput.toml", &config("one", ""));
+    succeeds(env, &["up", "-d"]);
+    let (code, _, err) = stayput(env, &["rollback", "web"]);
+    assert_eq!((code, err.contains("nothing to go back to")), (Some(1), true), "{err}");
+    env.file("stayput.toml", &config("two", "env = { COLOUR = 'red' }"));
+    succeeds(env, &["reload"]);
+    assert_eq!(says(), "two red");
+    let out = succeeds(env, &["rollback"]);
+    assert!(out.contains("switched"), "{out}");
+    assert_eq!(says(), "one none");
+    // The file still says the other: that is a change now, and it is told.
+    assert!(succeeds(env, &["plan"]).contains("env.COLOUR"), "the plan");
+    let rolled: Value = json(env, &["rollback", "web", "--json"]);
+    assert_eq!(rolled["services"][0]["ledger"]["outcome"], "switched", "and back again: {rolled}");
+    assert_eq!(says(), "two red");
+    let (code, _, err) = stayput(env, &["rollback", "wbe"]);
+    assert_eq!((code, err.contains("did you mean web?")), (Some(2), true), "{err}");
+    succeeds(env, &["down"]);
+    env.assert_nothing_left(PATIENCE);
+}
+}

@@ -36,12 +36,9 @@ impl Reactor {
                 let spec = translate::spawn_spec(config, &self.world.env, generation);
                 self.link.ask(Request::Spawn(Box::new(spec)), Asked::Spawn(to_keeper(generation)));
             }
-            Effect::Steer { generation, share: Some(_), .. } => {
-                return Some(Event::SteerFailed { generation, what: "the keeper does not steer shares".to_owned() });
-            }
-            Effect::Steer { service, generation, share: None } => {
+            Effect::Steer { service, generation, share } => {
                 let generation = to_keeper(generation);
-                self.link.ask(Request::Steer { service, generation }, Asked::Steer(generation));
+                self.link.ask(Request::Steer { service, generation, share }, Asked::Steer(generation));
             }
             Effect::Park { service } => self.link.ask(Request::Park { service: service.clone() }, Asked::Park(service)),
             // ESRCH is the usual failure: it is gone already, and that is told on its own.

@@ -152,6 +152,9 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             let rest = serving.map_or_else(String::new, |serving| format!("; generation {serving} goes on, untouched"));
             (Trouble, format!("{who} failed: {}{rest}", reason(failure)))
         }
+        What::RollingBack { from, to, failure: Failure::CalledOff } => {
+            (Plain, format!("generation {from} was called off: it finishes what it has; all new connections go to generation {to}"))
+        }
         What::RollingBack { from, to, failure } => {
             (Trouble, format!("generation {from} failed on probation: {}; the connections go back to generation {to}", reason(failure)))
         }
@@ -220,9 +223,8 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
         What::FilesChanged { path, count: 1 } => (Plain, format!("{path} changed: it is restarted")),
         What::FilesChanged { path, count } => (Plain, format!("{path} and {} changed: it is restarted", others(*count))),
         What::Canary { generation, share, time } => {
-            let (whole, tenths) = (share / 10, share % 10);
-            let share = if tenths == 0 { whole.to_string() } else { format!("{whole}.{tenths}") };
-            (Good, format!("generation {generation} gets {share} % of the new connections for {}", span(*time)))
+            let time = time.map_or_else(|| "until somebody decides".to_owned(), |time| format!("for {}", span(time)));
+            (Good, format!("generation {generation} gets {} of the new connections {time}", percent(*share)))
         }
         What::Added => (Plain, "new in the configuration".to_owned()),
         What::Removed => (Plain, "no longer in the configuration: it finishes what it has, and stops".to_owned()),
@@ -252,6 +254,12 @@ fn awaited(when: When) -> &'static str {
         When::Ready => "ready",
         When::Completed => "completed",
     }
+}
+
+/// "5 %", "0.5 %".
+pub(crate) fn percent(permille: u16) -> String {
+    let (whole, tenths) = (permille / 10, permille % 10);
+    if tenths == 0 { format!("{whole} %") } else { format!("{whole}.{tenths} %") }
 }
 
 /// "1 other file", "2 other files".
@@ -303,6 +311,7 @@ pub(crate) fn reason(failure: &Failure) -> String {
         Failure::Unhealthy { failures, last } => format!("its health check failed {}: {last}", count(*failures, "time")),
         Failure::Steer(what) => format!("connections could not be steered to it: {what}"),
         Failure::Park(what) => format!("new connections could not be made to wait: {what}"),
+        Failure::CalledOff => "it was called off".to_owned(),
         Failure::Superseded => "a newer restart took its place".to_owned(),
     }
 }

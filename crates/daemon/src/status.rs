@@ -485,6 +485,16 @@ fn progress(service: &Service, generation: &Generation) -> String {
     match &generation.phase {
         Phase::Spawning => "being forked".to_owned(),
         Phase::Switching(Way::Forward) => "ready, the switch is under way".to_owned(),
+        Phase::Switching(Way::Canary { share, time, began }) => {
+            let share = say::percent(*share);
+            match (began, time) {
+                (None, _) => format!("ready, it is about to get {share} of the new connections"),
+                (Some(began), Some(time)) => {
+                    format!("has {share} of the new connections, and all in {} ms", began.plus(*time).since(now()).as_millis())
+                }
+                (Some(_), None) => format!("has {share} of the new connections until somebody decides"),
+            }
+        }
         Phase::Starting { last, .. } => {
             let pid = generation.main.pid().unwrap_or(0);
             let addresses: Vec<String> = service
@@ -536,5 +546,10 @@ pub(crate) fn ledger(ledger: &Ledger) -> stayput_wire::Ledger {
         listener_gap: ledger.released,
         accepted: Measured::NotMeasured,
         refused: Measured::NotMeasured,
+        canary: ledger.canary.map(|canary| stayput_wire::CanaryAccount {
+            permille: canary.share,
+            for_ms: canary.time.map(milliseconds),
+            lasted_ms: canary.began.map(|began| milliseconds(canary.ended.unwrap_or_else(now).since(began))),
+        }),
     }
 }

@@ -258,7 +258,9 @@ impl Keeper {
             listener.origin = Origin::Swapped;
             before = std::mem::replace(&mut listener.binder, binder);
         }
+        let own = self.state.listeners_of(generation);
         if beside_its_own && let Some(group) = self.state.group_mut(&service, &key) {
+            group.order.shares_with(offer, &own);
             let steps = group.order.select_also(offer);
             let _ = self.carry_out(&service, &key, &steps, 0);
         }

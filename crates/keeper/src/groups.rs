@@ -53,10 +53,11 @@ impl Keeper {
             self.found(&service, &key, id, newcomer.backlog)
         } else {
             let beside_its_own = newcomer.owner.is_some_and(|owner| self.selected_owners(&service, &key).contains(&owner));
-            let steps = self
-                .state
-                .group_mut(&service, &key)
-                .map_or_else(Vec::new, |group| if beside_its_own { group.order.join_selected(id) } else { group.order.join(id) });
+            let own = newcomer.owner.map(|owner| self.state.listeners_of(owner)).unwrap_or_default();
+            let steps = self.state.group_mut(&service, &key).map_or_else(Vec::new, |group| {
+                group.order.shares_with(id, &own);
+                if beside_its_own { group.order.join_selected(id) } else { group.order.join(id) }
+            });
             // Before the kernel's order changes, so that a successor knows whom to look for.
             self.commit();
             self.carry_out(&service, &key, &steps, newcomer.backlog)
@@ -235,16 +236,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets all new connections of the service go to the generation's listeners, where it has any.
-    pub(crate) fn steer(&mut self, service: &str, generation: GenerationId) {
+    /// Lets all new connections of the service, or so many of a thousand, go to the generation's listeners, where it has any.
+    pub(crate) fn steer(&mut self, service: &str, generation: GenerationId, share: Option<u16>) {
         if let Some(generation) = self.state.generation_mut(generation) {
             generation.served = true;
         }
         let own = self.state.listeners_of(generation);
-        self.select_where(service, |listener| own.contains(&listener));
+        self.select_where(service, share, |listener| own.contains(&listener));
     }
 
-    fn select_where(&mut self, service: &str, wanted: impl Fn(ListenerId) -> bool) {
+    fn select_where(&mut self, service: &str, share: Option<u16>, wanted: impl Fn(ListenerId) -> bool) {
         let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
         for key in keys {
             self.meet_strangers(service, &key);
@@ -259,7 +260,10 @@ impl Keeper {
                     Member::Listener(_) | Member::Anchor | Member::Filler(_) | Member::Foreign(_) => None,
                 })
                 .collect();
-            let steps = group.order.select(&targets);
+            let steps = match share {
+                Some(permille) => group.order.select_share(permille, &targets),
+                None => group.order.select(&targets),
+            };
             let after = group.order.selected().to_vec();
             let _ = self.carry_out(service, &key, &steps, 0);
             self.add_fillers(service, &key, 0);
@@ -288,7 +292,7 @@ impl Keeper {
                 binder: None,
             })?);
         }
-        self.select_where(service, |listener| parked.contains(&listener));
+        self.select_where(service, None, |listener| parked.contains(&listener));
         Ok(())
     }
 

@@ -51,8 +51,10 @@ pub enum Request {
     Steer {
         /// The service.
         service: String,
-        /// Who takes all new connections from now on.
+        /// Who takes them from now on.
         generation: GenerationId,
+        /// So many of a thousand; the others stay with those who have them. `None`: all.
+        share: Option<u16>,
     },
     /// Let new connections of the service wait in held queues of our own, so that the generation that has the ports can finish and
     /// stop (`overlap = false`). The next generation that binds is handed those sockets.

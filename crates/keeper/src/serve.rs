@@ -174,9 +174,16 @@ impl Keeper {
                 Ok(()) => return Answer::Output { generation: spec.generation, spawned: true },
                 Err(error) => Reply::Failed { what: error.what, errno: error.errno.raw_os_error() },
             },
-            Request::Steer { service, generation } => {
-                self.steer(&service, generation);
-                Reply::Done
+            Request::Steer { service, generation, share } => {
+                let groups = || self.state.groups.iter().filter(|group| group.service == service);
+                let member = |group: &crate::state::Group| self.state.listeners_of(generation).iter().any(|id| group.order.has(*id));
+                if share.is_some() && !groups().any(member) {
+                    let what = format!("generation {} of {service} has no listener whose connections can be shared out", generation.0);
+                    Reply::Failed { what, errno: 0 }
+                } else {
+                    self.steer(&service, generation, share);
+                    Reply::Done
+                }
             }
             Request::Park { service } => match self.park(&service) {
                 Ok(()) => Reply::Done,

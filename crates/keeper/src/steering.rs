@@ -44,8 +44,17 @@ pub(crate) enum Step {
 pub(crate) struct Order {
     members: Vec<Member>,
     selected: Vec<ListenerId>,
+    share: Option<Share>,
     route: Option<(u16, ListenerId)>,
     next_filler: u32,
+}
+
+/// Some of the selected get a part of the connections, the others the rest. Where there are no others, or none of these is left, those that
+/// are there get all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Share {
+    permille: u16,
+    of: Vec<ListenerId>,
 }
 
 impl Order {
@@ -59,15 +68,29 @@ impl Order {
         &self.members
     }
 
+    /// It is a member.
+    pub(crate) fn has(&self, listener: ListenerId) -> bool {
+        self.index(listener).is_some()
+    }
+
     fn index(&self, listener: ListenerId) -> Option<u32> {
         self.members.iter().position(|member| *member == Member::Listener(listener)).map(|index| index as u32)
     }
 
     /// What the group's program says now.
     pub(crate) fn selection(&self) -> Selection {
+        let parted = |share: &&Share| {
+            let theirs = self.selected.iter().filter(|listener| share.of.contains(listener)).count();
+            theirs > 0 && theirs < self.selected.len()
+        };
+        let share = self.share.as_ref().filter(parted);
+        let indices = |wanted: &dyn Fn(ListenerId) -> bool| {
+            self.selected.iter().filter(|listener| wanted(**listener)).filter_map(|listener| self.index(*listener)).collect()
+        };
         Selection {
             route: self.route.and_then(|(port, listener)| Some((port, self.index(listener)?))),
-            targets: self.selected.iter().filter_map(|listener| self.index(*listener)).collect(),
+            share: share.map(|share| (share.permille, indices(&|listener| share.of.contains(&listener)))),
+            targets: indices(&|listener| !share.is_some_and(|share| share.of.contains(&listener))),
         }
     }
 
@@ -153,13 +176,13 @@ impl Order {
         if !targets.contains(&listener) {
             targets.push(listener);
         }
-        self.select(&targets)
+        self.reselect(&targets)
     }
 
     /// One of several that are selected takes nothing more; the only one stays.
     pub(crate) fn deselect(&mut self, listener: ListenerId) -> Vec<Step> {
         let others: Vec<ListenerId> = self.selected.iter().copied().filter(|selected| *selected != listener).collect();
-        self.select(&others)
+        self.reselect(&others)
     }
 
     /// Takes note of the strangers that are in the group now: new ones have joined after all that were there before, and
@@ -185,6 +208,34 @@ impl Order {
 
     /// These take all new connections from now on. Those that are no members are passed over; if none is, nothing changes.
     pub(crate) fn select(&mut self, targets: &[ListenerId]) -> Vec<Step> {
+        self.share = None;
+        self.reselect(targets)
+    }
+
+    /// These get so many of a thousand new connections, those that are selected and not among them the rest. If there are no such, these get
+    /// all; those that are no members are passed over, and if none is, nothing changes.
+    pub(crate) fn select_share(&mut self, permille: u16, of: &[ListenerId]) -> Vec<Step> {
+        let of: Vec<ListenerId> = of.iter().copied().filter(|listener| self.index(*listener).is_some()).collect();
+        if of.is_empty() {
+            return Vec::new();
+        }
+        let others = self.selected.iter().copied().filter(|listener| !of.contains(listener));
+        let targets: Vec<ListenerId> = others.chain(of.iter().copied()).collect();
+        self.share = Some(Share { permille, of });
+        self.reselect(&targets)
+    }
+
+    /// If one of these has a share, this one belongs to them: another worker of the same generation.
+    pub(crate) fn shares_with(&mut self, listener: ListenerId, others: &[ListenerId]) {
+        if let Some(share) = &mut self.share
+            && share.of.iter().any(|one| others.contains(one))
+            && !share.of.contains(&listener)
+        {
+            share.of.push(listener);
+        }
+    }
+
+    fn reselect(&mut self, targets: &[ListenerId]) -> Vec<Step> {
         let targets: Vec<ListenerId> = targets.iter().copied().filter(|target| self.index(*target).is_some()).collect();
         if targets.is_empty() {
             return Vec::new();
@@ -292,7 +343,7 @@ mod tests {
         fn candidates(&self, port: u16) -> Vec<Member> {
             let indices = match self.program.route {
                 Some((routed, index)) if routed == port => vec![index],
-                _ => self.program.targets.clone(),
+                _ => self.program.targets.iter().chain(self.program.share.iter().flat_map(|(_, theirs)| theirs)).copied().collect(),
             };
             let exact = !indices.is_empty() && indices.iter().all(|index| (*index as usize) < self.sockets.len());
             if exact { indices.into_iter().map(|index| self.sockets[index as usize]).collect() } else { self.sockets.clone() }
@@ -317,6 +368,8 @@ mod tests {
         Join,
         Select(usize),
         SelectTwo(usize, usize),
+        Share(u16, usize),
+        ShareWith(usize),
         Route(usize),
         Unroute,
         Leave(usize),
@@ -332,6 +385,8 @@ mod tests {
             3 => Just(Act::Join),
             3 => (0_usize..8).prop_map(Act::Select),
             1 => (0_usize..8, 0_usize..8).prop_map(|(one, two)| Act::SelectTwo(one, two)),
+            2 => (1_u16..1000, 0_usize..8).prop_map(|(permille, one)| Act::Share(permille, one)),
+            1 => (0_usize..8).prop_map(Act::ShareWith),
             2 => (0_usize..8).prop_map(Act::Route),
             1 => Just(Act::Unroute),
             3 => (0_usize..8).prop_map(Act::Leave),
@@ -382,6 +437,12 @@ mod tests {
                         (Some(one), Some(two)) if one != two => order.select(&[one, two]),
                         _ => Vec::new(),
                     },
+                    Act::Share(permille, n) => nth(n).map_or_else(Vec::new, |one| order.select_share(permille, &[one])),
+                    Act::ShareWith(n) => nth(n).map_or_else(Vec::new, |one| {
+                        next += 1;
+                        order.shares_with(ListenerId(next), &[one]);
+                        order.join_selected(ListenerId(next))
+                    }),
                     Act::Route(n) => nth(n).map_or_else(Vec::new, |one| order.route(Some((PROBE, one)))),
                     Act::Unroute => order.route(None),
                     Act::Leave(n) => nth(n).map_or_else(Vec::new, |one| {
@@ -456,7 +517,7 @@ mod tests {
         }
         order.select(&[ListenerId(3)]);
         assert_eq!(order.members()[3], Member::Listener(ListenerId(3)));
-        let one = |index| vec![Step::Program(Selection { route: None, targets: vec![index] })];
+        let one = |index| vec![Step::Program(Selection { route: None, share: None, targets: vec![index] })];
         assert_eq!(order.begin_leave(ListenerId(1))[..1], one(3));
         assert_eq!(order.end_leave(ListenerId(1), None), one(0));
     }
@@ -477,6 +538,29 @@ mod tests {
         assert_eq!(order.members(), [Member::Listener(ListenerId(3)), Member::Anchor, Member::Listener(ListenerId(2))]);
         order.select(&[ListenerId(3)]);
         assert_eq!(order.filler(1), None, "the last one leaves: nobody is moved");
+    }
+
+    #[test]
+    fn a_share_ends_with_those_who_have_it_or_with_the_others() {
+        let mut order = Order::default();
+        order.found(ListenerId(1));
+        for listener in 2..=3 {
+            order.join(ListenerId(listener));
+        }
+        order.select_share(50, &[ListenerId(2)]);
+        assert_eq!(order.selection(), Selection { route: None, share: Some((50, vec![2])), targets: vec![0] });
+        order.shares_with(ListenerId(3), &[ListenerId(2)]);
+        order.select_also(ListenerId(3));
+        assert_eq!(order.selection(), Selection { route: None, share: Some((50, vec![2, 3])), targets: vec![0] });
+        let mut alone = order.clone();
+        alone.deselect(ListenerId(1));
+        assert_eq!(alone.selection(), Selection { route: None, share: None, targets: vec![2, 3] }, "nobody is left to share with");
+        order.deselect(ListenerId(2));
+        order.deselect(ListenerId(3));
+        assert_eq!(order.selection(), Selection { route: None, share: None, targets: vec![0] }, "all goes back");
+        order.select_share(50, &[ListenerId(2)]);
+        order.select(&[ListenerId(2)]);
+        assert_eq!(order.selection(), Selection { route: None, share: None, targets: vec![2] });
     }
 
     #[test]

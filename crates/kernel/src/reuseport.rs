@@ -5,7 +5,7 @@
 
 use crate::memory::errno;
 use crate::seccomp::instruction;
-use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_RSH, BPF_W};
+use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_RSH, BPF_W};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -19,6 +19,8 @@ const RANDOM: u32 = 0xffff_f000 + 56;
 pub struct Selection {
     /// Connections from this source port go to this index, before all else.
     pub route: Option<(u16, u32)>,
+    /// So many of a thousand of the others, chosen at random, are spread evenly over these indices.
+    pub share: Option<(u16, Vec<u32>)>,
     /// All others are spread evenly over these indices; none: the kernel's hash decides.
     pub targets: Vec<u32>,
 }
@@ -40,7 +42,25 @@ fn program(selection: &Selection) -> Vec<libc::sock_filter> {
             instruction(BPF_RET | BPF_K, 0, 0, index),
         ]);
     }
-    match selection.targets.as_slice() {
+    if let Some((permille, indices)) = &selection.share {
+        let theirs = spread(indices);
+        code.extend([
+            instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, RANDOM),
+            instruction(BPF_ALU | BPF_MOD | BPF_K, 0, 0, 1000),
+            // A conditional jump reaches 255 instructions, a plain one all.
+            instruction(BPF_JMP | BPF_JGE | BPF_K, 0, 1, u32::from(*permille)),
+            instruction(BPF_JMP | BPF_JA, 0, 0, theirs.len() as u32),
+        ]);
+        code.extend(theirs);
+    }
+    code.extend(spread(&selection.targets));
+    code
+}
+
+/// One of these indices, at random.
+fn spread(indices: &[u32]) -> Vec<libc::sock_filter> {
+    let mut code = Vec::new();
+    match indices {
         [] => code.push(instruction(BPF_RET | BPF_K, 0, 0, u32::MAX)),
         [only] => code.push(instruction(BPF_RET | BPF_K, 0, 0, *only)),
         several => {
@@ -134,7 +154,7 @@ mod tests {
 
     fn group_follows_selection(any: SocketAddr) {
         let anchor = listener_for_test(any);
-        select(&anchor, &Selection { route: None, targets: vec![1] }).expect("attach before listen");
+        select(&anchor, &Selection { route: None, share: None, targets: vec![1] }).expect("attach before listen");
         mute(&anchor, None).expect("mute the anchor");
         rustix::net::listen(&anchor, 1).expect("listen");
         let address: SocketAddr = rustix::net::getsockname(&anchor).expect("name").try_into().expect("inet");
@@ -154,23 +174,44 @@ mod tests {
         .expect("socket");
         rustix::net::bind(&source, &SocketAddr::new(address.ip(), 0)).expect("bind");
         let source_name: SocketAddr = rustix::net::getsockname(&source).expect("name").try_into().expect("inet");
-        select(&anchor, &Selection { route: Some((source_name.port(), 2)), targets: vec![1] }).expect("route");
+        select(&anchor, &Selection { route: Some((source_name.port(), 2)), targets: vec![1], ..Selection::default() }).expect("route");
         mute(&new, Some(source_name.port())).expect("mute all but the probe");
         connect_from(&source, address);
         let second = connect(5, address);
         assert_eq!(queues(), (0, 25, 1), "only the probe reaches the new one");
 
         unmute(&new).expect("unmute");
-        select(&anchor, &Selection { route: None, targets: vec![2] }).expect("flip");
+        select(&anchor, &Selection { route: None, share: None, targets: vec![2] }).expect("flip");
         let third = connect(10, address);
         assert_eq!(queues(), (0, 25, 11));
 
-        select(&anchor, &Selection { route: None, targets: vec![1, 2] }).expect("spread");
+        select(&anchor, &Selection { route: None, share: None, targets: vec![1, 2] }).expect("spread");
         let fourth = connect(60, address);
         let (_, at_old, at_new) = queues();
         assert_eq!(at_old + at_new, 96);
         assert!(at_old > 25 && at_new > 11, "both get some: {at_old}, {at_new}");
         drop((first, second, third, fourth));
+    }
+
+    #[test]
+    fn a_share_is_within_its_binomial_bounds() {
+        let anchor = listener_for_test((Ipv4Addr::LOCALHOST, 0).into());
+        let share = |permille| Selection { route: None, share: Some((permille, vec![2, 3])), targets: vec![1] };
+        select(&anchor, &share(200)).expect("attach before listen");
+        rustix::net::listen(&anchor, 1).expect("listen");
+        let address: SocketAddr = rustix::net::getsockname(&anchor).expect("name").try_into().expect("inet");
+        let members: Vec<_> = (0..3).map(|_| listener_for_test(address)).collect();
+        for member in &members {
+            rustix::net::listen(member, 4096).expect("listen");
+        }
+        let queue = |nth: usize| accept_queue(&members[nth]).expect("queue");
+        let open = connect(2000, address);
+        // 2,000 times 0.2 is 400; six standard deviations (17.9) are exceeded once in 500 million runs.
+        let (rest, one, other) = (queue(0), queue(1), queue(2));
+        assert_eq!(rest + one + other, 2000, "nobody else gets one");
+        assert!((293..=507).contains(&(one + other)), "{one} + {other} of 2000");
+        assert!(one > 100 && other > 100, "evenly: {one}, {other}");
+        drop(open);
     }
 
     #[test]

@@ -132,8 +132,15 @@ pub enum Event {
         service: String,
         /// Share of new connections per mille, 1 to 999.
         share: u16,
-        /// How long it has only the share.
-        time: Duration,
+        /// How long it has only the share; `None`: until somebody decides.
+        time: Option<Duration>,
+    },
+    /// Somebody has decided about the generation that has a share: all connections to it, or none.
+    Decide {
+        /// Of which service.
+        service: String,
+        /// All; else none.
+        switch: bool,
     },
     /// Command and environment of before the last change of them again; a restart if it runs.
     Rollback {

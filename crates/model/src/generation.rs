@@ -6,6 +6,7 @@ use crate::mono::Mono;
 use crate::notice::StopReason;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// One run of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +152,15 @@ pub enum Phase {
 pub enum Way {
     /// To the new generation.
     Forward,
+    /// A share of them to the new generation, the second step to follow.
+    Canary {
+        /// Per mille of the new connections.
+        share: u16,
+        /// For how long; `None`: until somebody decides.
+        time: Option<Duration>,
+        /// Since when it has them; `None`: the keeper has not done it yet.
+        began: Option<Mono>,
+    },
     /// Back to the old one.
     Back {
         /// Since when it served.
@@ -205,7 +215,7 @@ impl Generation {
     /// It is on its way to become the one that has the connections.
     pub fn is_incoming(&self) -> bool {
         match &self.phase {
-            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward) => true,
+            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward | Way::Canary { .. }) => true,
             Phase::Switching(Way::Back { .. })
             | Phase::Serving { .. }
             | Phase::Orphaned

@@ -64,6 +64,8 @@ pub enum Failure {
     Park(String),
     /// A newer restart took its place.
     Superseded,
+    /// Somebody called it off while it had a share of the connections.
+    CalledOff,
 }
 
 /// The account.
@@ -96,6 +98,21 @@ pub struct Ledger {
     pub gap: Option<Duration>,
     /// The ports were released in between: connections may have been refused.
     pub released: bool,
+    /// The new generation had a share of the connections before it had all, or was to have it.
+    pub canary: Option<Canary>,
+}
+
+/// The first step of a switch in two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// Of a thousand new connections.
+    pub share: u16,
+    /// For how long; `None`: until somebody decides.
+    pub time: Option<Duration>,
+    /// When it got them.
+    pub began: Option<Mono>,
+    /// When it got all of them, or none any more.
+    pub ended: Option<Mono>,
 }
 
 impl Ledger {
@@ -115,6 +132,7 @@ impl Ledger {
             lost: None,
             gap: None,
             released: false,
+            canary: None,
         }
     }
 

@@ -307,8 +307,8 @@ pub enum What {
         generation: GenerationId,
         /// Per mille.
         share: u16,
-        /// For how long.
-        time: Duration,
+        /// For how long; `None`: until somebody decides.
+        time: Option<Duration>,
     },
     /// It came into the configuration.
     Added,

@@ -2,7 +2,7 @@
 //! that nobody heard, and what was asked for and not answered is asked for again.
 
 use crate::event::{Effect, Event, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Scope};
-use crate::generation::{Generation, Phase};
+use crate::generation::{Generation, Phase, Way};
 use crate::mono::Mono;
 use crate::notice::StopReason;
 use crate::service::{Plan, Service};
@@ -163,6 +163,9 @@ impl Service {
             let asked = fresh.contains(&id);
             match &generation.phase {
                 Phase::Starting { .. } => effects.push(Effect::Probe { generation: id }),
+                Phase::Switching(Way::Canary { share, .. }) if !asked => {
+                    effects.push(Effect::Steer { service: name.clone(), generation: id, share: Some(*share) });
+                }
                 Phase::Switching(_) if !asked => effects.push(Effect::Steer { service: name.clone(), generation: id, share: None }),
                 Phase::Releasing if !asked => effects.push(Effect::Release { generation: id }),
                 Phase::Draining { deadline, not_before, .. } => {

@@ -5,7 +5,7 @@ use crate::backoff::Backoff;
 use crate::config::{After, Kind, Mode, ServiceConfig};
 use crate::event::{Effect, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin};
 use crate::generation::{Generation, Phase, Way};
-use crate::ledger::{Ledger, LedgerId, Outcome};
+use crate::ledger::{Failure, Ledger, LedgerId, Outcome};
 use crate::mono::Mono;
 use crate::notice::{Notice, What};
 use serde::{Deserialize, Serialize};
@@ -268,8 +268,11 @@ impl Service {
     /// The ledger of the restart that replaced this generation.
     pub(crate) fn ledger_from_mut(&mut self, generation: GenerationId) -> Option<&mut Ledger> {
         self.ledgers.iter_mut().rev().find(|ledger| {
-            ledger.from == Some(generation) && {
-                matches!(ledger.outcome, Outcome::Running | Outcome::Switched | Outcome::Settled) && ledger.from == Some(generation)
+            match ledger.outcome {
+                Outcome::Running | Outcome::Switched | Outcome::Settled => ledger.from == Some(generation),
+                // Called off, it is the new one that goes.
+                Outcome::RolledBack(Failure::CalledOff) => ledger.to == Some(generation),
+                Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => false,
             }
         })
     }

@@ -5,6 +5,7 @@
 //! `order` tells who waits for whom, `task` what is different with a service that has an end, `own` when the dashboard gives way.
 //! `index` finds the service that an event is about.
 
+mod canary;
 mod health;
 mod index;
 mod order;
@@ -17,6 +18,8 @@ mod stop;
 mod task;
 mod timers;
 
+#[cfg(test)]
+mod canaries;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
@@ -203,7 +206,13 @@ impl World {
             }
             Event::Stop { service, way } => self.stop(&[service], way, now, effects),
             Event::StopSome { services, way } => self.stop(&services, way, now, effects),
-            Event::Tick | Event::Canary { .. } => {}
+            Event::Tick => {}
+            Event::Canary { service, share, time } => {
+                if self.ending == Ending::No {
+                    self.with(&service, now, effects, |service, turn| service.start_canary(share, time, turn));
+                }
+            }
+            Event::Decide { service, switch } => self.with(&service, now, effects, |service, turn| service.decide_canary(switch, turn)),
             Event::Configure(config) => {
                 if self.ending == Ending::No {
                     self.configure(*config, now, effects);

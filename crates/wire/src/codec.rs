@@ -123,8 +123,8 @@ impl LineBuffer {
 mod tests {
     use super::*;
     use crate::{
-        Answer, Canary, Cursor, Event, EventRecord, Failure, FailureKind, HistoryRange, Ledger, Level, LogsQuery, Measured, Outcome, Reply,
-        Request, RestartedService, SignalScope, StoppedService, Stream,
+        Answer, Canary, CanaryAccount, Cursor, Event, EventRecord, Failure, FailureKind, HistoryRange, Ledger, Level, LogsQuery, Measured,
+        Outcome, Reply, Request, RestartedService, SignalScope, StoppedService, Stream,
     };
     use proptest::prelude::*;
 
@@ -143,6 +143,7 @@ mod tests {
             listener_gap: false,
             accepted: Measured::NotMeasured,
             refused: Measured::NotMeasured,
+            canary: Some(CanaryAccount { permille: 50, for_ms: None, lasted_ms: Some(9) }),
         }
     }
 
@@ -159,7 +160,13 @@ mod tests {
             Request::Start { services: vec!["*".to_owned()], wait: true },
             restart(&[], true),
             restart(&["w\u{e9}b\n"], false),
-            Request::Restart { services: vec![], wait: true, parallel: Some(2), canary: Some(Canary { permille: 50, for_ms: 60_000 }) },
+            Request::Restart {
+                services: vec![],
+                wait: true,
+                parallel: Some(2),
+                canary: Some(Canary { permille: 50, for_ms: Some(60_000) }),
+            },
+            Request::Decide { service: None, switch: true },
             Request::Stop { services: vec![], wait: true },
             Request::Down { wait: true },
             Request::Signal { services: vec![], signal: 10, scope: SignalScope::Tree },

@@ -60,8 +60,8 @@ pub use message::{
 };
 pub use plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceAction, ServiceChange};
 pub use status::{
-    AfterStatus, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus, HealthStatus, Holding,
-    InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome, ProcessStatus, ServiceKind,
-    ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort, WatchStatus,
+    AfterStatus, CanaryAccount, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus,
+    HealthStatus, Holding, InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome,
+    ProcessStatus, ServiceKind, ServicePhase, ServiceStatus, State, Target, TrapStatus, Truth, WaitingPort, WatchStatus,
 };
 pub use stream::{Cursor, CursorError, EventRecord, Level, LogLine, LogsQuery, Stream};

@@ -78,6 +78,14 @@ pub enum Request {
         /// Answer when it is over.
         wait: bool,
     },
+    /// About a generation that has a share of the connections: all to it now, or none any more; then it finishes what it has, and stops.
+    /// Answered by [`Reply::Done`] at once; events and the ledger tell the rest.
+    Decide {
+        /// Of which service; `None`: the only one.
+        service: Option<String>,
+        /// All; else none.
+        switch: bool,
+    },
     /// What a reload would change. Answered by [`Reply::Plan`]; nothing is changed.
     Plan {},
     /// Read the configuration again and apply what changed. A configuration with errors changes nothing and is answered by
@@ -140,8 +148,9 @@ pub enum Request {
 pub struct Canary {
     /// Of a thousand new connections, 1 to 999.
     pub permille: u16,
-    /// For so long, in milliseconds; then it gets all, if it has not failed.
-    pub for_ms: u64,
+    /// For so long, in milliseconds; then it gets all, if it has not failed. `None`: until [`Request::Decide`]; who waits for the restart
+    /// is answered when it has its share.
+    pub for_ms: Option<u64>,
 }
 
 /// Who of a generation gets a signal.
@@ -400,6 +409,17 @@ pub enum Event {
         generation: u64,
         /// Time since it was forked, in milliseconds.
         after_ms: u64,
+    },
+    /// A share of the new connections goes to the new generation.
+    Canary {
+        /// Which service.
+        service: String,
+        /// The new generation.
+        generation: u64,
+        /// Of a thousand new connections.
+        permille: u16,
+        /// For how long, in milliseconds; `None`: until somebody decides.
+        for_ms: Option<u64>,
     },
     /// All new connections go to the new generation.
     Switched {

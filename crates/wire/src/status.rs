@@ -670,4 +670,18 @@ pub struct Ledger {
     pub accepted: Measured,
     /// Connections that were refused.
     pub refused: Measured,
+    /// The new generation had a share of the connections first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryAccount>,
+}
+
+/// The first step of a restart in two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryAccount {
+    /// Of a thousand new connections.
+    pub permille: u16,
+    /// For how long it was to have them, in milliseconds; `None`: until somebody decides.
+    pub for_ms: Option<u64>,
+    /// How long it had them, or has had them so far, in milliseconds; `None`: it has not come so far.
+    pub lasted_ms: Option<u64>,
 }

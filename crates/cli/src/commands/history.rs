@@ -60,13 +60,14 @@ fn of_service(series: &Series, range: &str) -> String {
     let mut row = |name: &str, shown: &dyn Fn(u64) -> String, value: &dyn Fn(&Sample) -> Option<u64>| {
         let values: Vec<Option<u64>> = samples.iter().map(value).collect();
         let known = || values.iter().copied().flatten();
-        text += &match (known().min(), known().max(), values.last().copied().flatten()) {
+        let line = match (known().min(), known().max(), values.last().copied().flatten()) {
             (Some(least), Some(most), now) => {
                 let now = now.map_or_else(|| "not measured".to_owned(), shown);
-                format!("  {name:<12} {now:>12} now  {:>12} least  {:>12} most  {}\n", shown(least), shown(most), line(&values, most))
+                format!("  {name:<12} {now:>12} now  {:>12} least  {:>12} most  {}\n", shown(least), shown(most), course(&values, most))
             }
             _ => format!("  {name:<12} not measured\n"),
         };
+        text.push_str(&line);
     };
     row("connections", &|value| value.to_string(), &|sample| sample.connections.map(u64::from));
     row("queued", &|value| value.to_string(), &|sample| sample.queued.map(u64::from));
@@ -85,7 +86,7 @@ fn bytes(bytes: u64) -> String {
 const WIDTH: usize = 32;
 
 /// A curve of eighths; a blank where nobody measured. Several samples in one place: the largest.
-fn line(values: &[Option<u64>], most: u64) -> String {
+fn course(values: &[Option<u64>], most: u64) -> String {
     const EIGHTHS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let each = values.len().div_ceil(WIDTH).max(1);
     let place = |values: &[Option<u64>]| match values.iter().copied().flatten().max() {
@@ -121,8 +122,8 @@ web: 3 samples in the last hour
     #[test]
     fn a_long_course_fits_a_line() {
         let values: Vec<Option<u64>> = (0..360).map(Some).collect();
-        let shown = line(&values, 359);
+        let shown = course(&values, 359);
         assert_eq!((shown.chars().count(), shown.chars().last()), (30, Some('█')));
-        assert_eq!(line(&[], 0), "");
+        assert_eq!(course(&[], 0), "");
     }
 }

@@ -7,8 +7,11 @@ use serde_json::json;
 use stayput_model::text::printable;
 use stayput_wire::pattern::is_glob;
 use stayput_wire::runtime::Found;
-use stayput_wire::{Client, ClientError, Event, Ledger, Outcome, Reply, Request, RestartedService, RestartingService, ServicePhase};
+use stayput_wire::{
+    Canary, Client, ClientError, Event, Ledger, Outcome, Reply, Request, RestartedService, RestartingService, ServicePhase,
+};
 
+use super::canary;
 use super::instances::{self, Chosen};
 use crate::error::{Error, Kind};
 use crate::{output, words};
@@ -20,6 +23,9 @@ use crate::{output, words};
   stayput restart web 'worker-*'  services of the only instance
   stayput restart shop web        a service of the instance shop
   stayput restart --all           one after the other, dependencies first, no further after one that failed
+  stayput restart --all --parallel 4
+  stayput restart web --canary 5% --for 10m      a share of the new connections first, then all of them
+  stayput restart web --canary 5% --stay         until stayput restart web --switch, or --abort
 
 A name that an instance and a service have is the instance's; --instance NAME tells them apart.
 Exit status: 0 if each new generation has the connections, 1 if one does not, 2 if nothing was tried.")]
@@ -33,6 +39,11 @@ pub(crate) struct Args {
     /// All services
     #[arg(long)]
     all: bool,
+    /// So many at a time [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parallel: Option<u32>,
+    #[command(flatten)]
+    canary: canary::Options,
     /// Do not wait for the outcome
     #[arg(long)]
     no_wait: bool,
@@ -44,9 +55,13 @@ pub(crate) struct Args {
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let Chosen { found, services } = instances::choose_services(args.instance.as_deref(), &args.names, args.all, "restart")?;
+    if let Some(switch) = args.canary.decision() {
+        return canary::decide(&found, &services, switch, args.json);
+    }
+    let canary = args.canary.canary()?;
     // What is printed for one service and for several differs, and is not to depend on how many there are of a pattern.
     if services.len() > 1 || services.iter().any(|name| is_glob(name)) {
-        return several(args, &found, services);
+        return several(args, &found, services, canary);
     }
     let mut client = instances::connect(&found)?;
     let mut started = None;
@@ -58,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    let request = Request::Restart { services: services.clone(), wait: !args.no_wait, parallel: None, canary: None };
+    let request = Request::Restart { services: services.clone(), wait: !args.no_wait, parallel: args.parallel, canary };
     match client.request(&request, None, &mut show) {
         Ok(Reply::Restarting { services }) => {
             let first = services.into_iter().next();
@@ -82,13 +97,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     }
 }
 
-fn several(args: &Args, found: &Found, services: Vec<String>) -> Result<ExitCode, Error> {
+fn several(args: &Args, found: &Found, services: Vec<String>, canary: Option<Canary>) -> Result<ExitCode, Error> {
     let mut show = |event: Event| {
         if !args.json {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    let request = Request::Restart { services, wait: !args.no_wait, parallel: None, canary: None };
+    let request = Request::Restart { services, wait: !args.no_wait, parallel: args.parallel, canary };
     match instances::connect(found)?.request(&request, None, &mut show) {
         Ok(Reply::Restarting { services }) => {
             if args.json {
@@ -145,7 +160,10 @@ fn judge(service: &str, ledger: &Ledger) -> Result<(), Error> {
     let reason = ledger.reason.as_deref().unwrap_or("no reason was given");
     let what = match ledger.outcome {
         Outcome::Switched => return Ok(()),
+        // It was asked to stay at its share, and does.
+        Outcome::Running if ledger.canary.is_some_and(|canary| canary.for_ms.is_none() && canary.lasted_ms.is_some()) => return Ok(()),
         Outcome::Running => return Err(Error::new(Kind::Failed, format!("{service}: the restart is not decided yet: {reason}"))),
+        Outcome::RolledBack if ledger.canary.is_some() => "the old generation has all connections again",
         Outcome::RolledBack => "the new generation failed on probation, the old one serves again",
         Outcome::NotReady => "the new generation did not become ready, the old one was not touched",
     };

@@ -43,12 +43,17 @@ impl Reactor {
                             "a canary gets more than nothing and less than all: 1 to 999 per mille",
                         ));
                     }
-                    Some(canary) => Kind::Canary { share: canary.permille, time: Duration::from_millis(canary.for_ms) },
+                    Some(canary) => Kind::Canary { share: canary.permille, time: canary.for_ms.map(Duration::from_millis) },
                 };
                 self.asked_restart(kind, &services, parallel, wait, answers)
             }
             Request::Rollback { service, wait } => {
                 let service = self.one_service(service)?;
+                if self.world.services[&service].previous.is_none() {
+                    let message = format!("{service}: its command and environment have not changed since it was first started");
+                    let hint = Some("there is nothing to go back to".to_owned());
+                    return Err(Failure { kind: FailureKind::Failed, message, hint });
+                }
                 self.asked_restart(Kind::Rollback, &[service], None, wait, answers)
             }
             Request::Stop { services, wait } => {
@@ -84,6 +89,7 @@ impl Reactor {
                 answers.reply(Reply::Metrics { text });
                 Ok(())
             }
+            Request::Decide { service, switch } => self.asked_decide(service, switch, answers),
             Request::Plan {} => self.asked_plan(answers),
             Request::Reload { wait } => self.asked_reload(wait, answers),
             Request::Config { service } => self.asked_config(service, answers),
@@ -165,6 +171,9 @@ impl Reactor {
         }
         if let [only] = services {
             self.may_restart(only)?;
+            if let (Kind::Canary { .. }, Err(why)) = (kind, self.world.services[only].may_canary()) {
+                return Err(failure(FailureKind::Failed, format!("{only} {why}")));
+            }
         }
         let parallel = parallel.map_or(1, |parallel| usize::try_from(parallel).unwrap_or(usize::MAX));
         let services = self.in_order(services);
@@ -175,6 +184,24 @@ impl Reactor {
             let services = services.into_iter().map(|name| self.restarting(name)).collect();
             answers.reply(Reply::Restarting { services });
         }
+        Ok(())
+    }
+
+    fn asked_decide(&mut self, service: Option<String>, switch: bool, answers: &Answers) -> Result<(), Failure> {
+        let name = self.one_service(service)?;
+        let service = &self.world.services[&name];
+        let (Some(canary), Some(serving)) = (service.canary(), service.serving()) else {
+            let message = format!("{name}: no generation of it has a share of the connections: there is nothing to decide");
+            let hint = Some(format!("stayput restart {name} --canary 5% --stay begins one"));
+            return Err(Failure { kind: FailureKind::Failed, message, hint });
+        };
+        self.step(WorldEvent::Decide { service: name.clone(), switch });
+        let fact = if switch {
+            format!("{name}: all new connections go to generation {canary}; generation {serving} finishes what it has")
+        } else {
+            format!("{name}: all new connections go to generation {serving} again; generation {canary} finishes what it has, and stops")
+        };
+        answers.reply(Reply::Done { facts: vec![fact] });
         Ok(())
     }
 

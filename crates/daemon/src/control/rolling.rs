@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Restart,
-    Canary { share: u16, time: Duration },
+    Canary { share: u16, time: Option<Duration> },
     Rollback,
 }
 
@@ -166,8 +166,9 @@ impl Reactor {
         // Nothing to account for: a task was begun, or there is nothing to go back to.
         rolling.running.pop();
         let problem = match rolling.kind {
-            Kind::Rollback => Some("there is no command or environment of before to go back to".to_owned()),
-            Kind::Restart | Kind::Canary { .. } => None,
+            Kind::Canary { .. } => Some("no generation of it can have a share of the connections now".to_owned()),
+            // What is down was only configured.
+            Kind::Restart | Kind::Rollback => None,
         };
         rolling.failed |= problem.is_some();
         rolling.done.push(RestartedService { name, ledger: None, last_output: Vec::new(), problem });
@@ -191,6 +192,8 @@ impl Reactor {
         let Some(ledger) = self.ledger(name, id) else { return true };
         match ledger.outcome {
             Outcome::Settled | Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => true,
+            // It has its share, and what becomes of it is for somebody to say.
+            Outcome::Running if ledger.canary.is_some_and(|canary| canary.time.is_none() && canary.began.is_some()) => true,
             // It was stopped: nothing more will come of it.
             Outcome::Running | Outcome::Switched => service.target == Target::Down && service.generations.is_empty(),
         }

@@ -179,6 +179,9 @@ impl Reactor {
                 soak_ms: self.world.services.get(&notice.service).map_or(0, |service| milliseconds(service.config.soak)),
                 draining: old.map(|old| u64::from(old.open)).into(),
             },
+            What::Canary { generation, share, time } => {
+                Event::Canary { service, generation: id(*generation), permille: *share, for_ms: time.map(milliseconds) }
+            }
             What::NotReady { generation: Some(generation), failure, .. } => {
                 Event::NotReady { service, generation: id(*generation), reason: say::reason(failure) }
             }
@@ -218,7 +221,6 @@ impl Reactor {
             | What::Unhealthy { .. }
             | What::Healthy { .. }
             | What::FilesChanged { .. }
-            | What::Canary { .. }
             | What::Added
             | What::Removed
             | What::Reconfigured { .. }

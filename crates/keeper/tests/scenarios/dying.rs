@@ -18,7 +18,7 @@ pub(crate) fn keeper_killed(brain: &mut Brain, host: &str) {
     }
     brain.serve(2, address);
     assert!(!brain.listening(2).selected);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 50), ["2"]);
     kill(pid);
     assert_eq!(brain.main_exited(1), ExitStatus::Signalled(9), "the guard reaped it");
@@ -41,7 +41,7 @@ pub(crate) fn guard_killed(brain: &mut Brain, host: &str) {
     assert_eq!(brain.look().guard_pid, before.keeper_pid);
     brain.serve(2, address);
     brain.listening(2);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 20), ["2"]);
     brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
     brain.main_exited(1);
@@ -118,7 +118,7 @@ while True:
         assert_eq!(brain.main_exited(id), ExitStatus::Exited(0));
         assert!(brain.look().listeners.iter().any(|listener| listener.owner == Some(GenerationId(id))));
     }
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
     assert_eq!(answer(address), "served");
     brain.done(Request::Signal { generation: GenerationId(2), signal: 9, scope: Scope::Tree });

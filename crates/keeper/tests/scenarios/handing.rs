@@ -22,7 +22,7 @@ pub(crate) fn handover(brain: &mut Brain, host: &str) {
     assert_eq!(probe_from(probe, address), "2");
     assert_eq!(answers(address, 20), ["1"]);
     brain.done(Request::Route { generation: GenerationId(2), source_port: None });
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 50), ["2"]);
     brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
     assert_eq!(brain.main_exited(1), ExitStatus::Signalled(15));
@@ -238,10 +238,10 @@ pub(crate) fn stranger_in_the_group(brain: &mut Brain, host: &str) {
     });
     assert_eq!(told, inode);
     brain.listening(2);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 50), ["2"]);
     drop(stranger);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 50), ["2"], "he left, and the last moved into his place");
 }
 
@@ -255,7 +255,7 @@ pub(crate) fn mptcp(brain: &mut Brain, host: &str) {
         brain.listening(id);
         assert_eq!(answers(address, 50), ["1"]);
     }
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 50), ["2"]);
     brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
     brain.tree_empty(1);
@@ -321,7 +321,7 @@ while True:
     // Its group can be steered like any other.
     brain.serve(2, address);
     let second = brain.listening(2);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     let after = answers(address, 20);
     assert!(after.iter().all(|answer| *answer == after[0] && answer != "here"), "{after:?} of {second:?}");
 }
@@ -367,6 +367,6 @@ while True:
         assert_eq!((facts.address, facts.origin, facts.selected), (address, Origin::Adopted, id == 1), "{way}");
     }
     assert_eq!(answers(address, 20), ["1"]);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(address, 20), ["2"]);
 }

@@ -27,7 +27,7 @@ fn taker(id: u64, address: SocketAddr) -> SpawnSpec {
 }
 
 fn steer(brain: &mut Brain, id: u64) {
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(id) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(id), share: None });
 }
 
 /// A restart, a killed keeper and a crash, without a single bind to catch.

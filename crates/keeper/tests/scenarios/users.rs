@@ -69,7 +69,7 @@ print(status['CapEff'].strip(), status['CapPrm'].strip(), flush=True)
     assert!(!brain.listening(3).selected);
     assert_eq!(owners(address.port()), [NOBODY]);
     assert_eq!(answers(address, 50), ["2"]);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(3) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(3), share: None });
     assert_eq!(answers(address, 50), ["3"]);
 }
 
@@ -153,12 +153,12 @@ else: print('bound', flush=True)
     let declares = |id| SpawnSpec { declared: vec![declared], limits: Limits::default(), ..server(id, declared) };
     brain.start(declares(2));
     assert_eq!(brain.listening(2).origin, Origin::Swapped);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
     assert_eq!(answers(declared, 20), ["2"]);
     let pid = brain.start(declares(3));
     assert_eq!(brain.listening(3).origin, Origin::Adopted);
     assert_eq!(answers(declared, 20), ["2"]);
-    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(3) });
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(3), share: None });
     assert_eq!(answers(declared, 20), ["3"]);
     kill(pid);
     brain.main_exited(3);

@@ -57,7 +57,7 @@ impl Group {
     }
 
     fn select(&self, index: u32) -> Try {
-        let selection = Selection { route: None, targets: vec![index] };
+        let selection = Selection { route: None, share: None, targets: vec![index] };
         reuseport::select(&self.anchor, &selection).map_err(call("setsockopt(SO_ATTACH_REUSEPORT_CBPF)"))
     }
 }

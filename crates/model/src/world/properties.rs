@@ -20,6 +20,8 @@ enum Act {
     BindRefused(u64, u16),
     Drain(u64, u32, u32),
     Restart,
+    Canary(u16, Option<u64>),
+    Decide(bool),
     Disobey(bool),
     Refuse,
     ExecFails(bool),
@@ -45,6 +47,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (which.clone(), port.clone()).prop_map(|(g, p)| Act::BindRefused(g, p)),
         3 => (which, 0_u32..3, 0_u32..3).prop_map(|(g, open, idle)| Act::Drain(g, open, idle)),
         4 => Just(Act::Restart),
+        4 => (1_u16..1000, proptest::option::of(0_u64..5_000)).prop_map(|(share, ms)| Act::Canary(share, ms)),
+        1 => any::<bool>().prop_map(Act::Decide),
         1 => any::<bool>().prop_map(Act::Disobey),
         1 => Just(Act::Refuse),
         1 => any::<bool>().prop_map(Act::ExecFails),
@@ -121,6 +125,11 @@ fn run(sim: &mut Sim, act: Act) {
             sim.step(Event::Drain { generation: which(back), report });
         }
         Act::Restart => sim.step(Event::Restart { service: WEB.to_owned() }),
+        Act::Canary(share, ms) => {
+            let time = ms.map(Duration::from_millis);
+            sim.step(Event::Canary { service: WEB.to_owned(), share, time });
+        }
+        Act::Decide(switch) => sim.step(Event::Decide { service: WEB.to_owned(), switch }),
         Act::Disobey(disobey) => sim.obey = !disobey,
         Act::Refuse => sim.refuse = true,
         Act::ExecFails(fails) => sim.exec_errno = fails.then_some(13),

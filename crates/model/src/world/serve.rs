@@ -14,10 +14,13 @@ const DRAINING_MAX: usize = 4;
 impl Service {
     /// The keeper steered all new connections to it.
     pub(crate) fn steered(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
-        self.mirror_steer(id);
+        let Some(generation) = self.generations.get(&id) else { return };
+        let all = !matches!(generation.phase, Phase::Switching(Way::Canary { .. }));
+        self.mirror_steer(id, all);
         let Some(generation) = self.generations.get(&id) else { return };
         match generation.phase.clone() {
             Phase::Switching(Way::Forward) => self.take_over(id, turn),
+            Phase::Switching(Way::Canary { .. }) => self.canary_began(id, turn),
             Phase::Switching(Way::Back { from, failed, failure }) => {
                 if let Some(generation) = self.generations.get_mut(&id) {
                     generation.enter(Phase::Serving { from, soak: None }, turn.now);
@@ -42,10 +45,10 @@ impl Service {
     }
 
     /// What the keeper has just done to `selected`, before it tells of each listener.
-    fn mirror_steer(&mut self, id: GenerationId) {
+    fn mirror_steer(&mut self, id: GenerationId, all: bool) {
         let addresses: Vec<_> = self.listeners.values().filter(|listener| listener.owner == Some(id)).map(|l| l.address).collect();
         for listener in self.listeners.values_mut().filter(|listener| addresses.contains(&listener.address)) {
-            listener.selected = listener.owner == Some(id);
+            listener.selected = listener.owner == Some(id) || (!all && listener.selected);
         }
     }
 
@@ -118,7 +121,7 @@ impl Service {
             }
             Phase::Spawning
             | Phase::Starting { .. }
-            | Phase::Switching(Way::Forward)
+            | Phase::Switching(Way::Forward | Way::Canary { .. })
             | Phase::Orphaned
             | Phase::Draining { .. }
             | Phase::Stopping { .. }
@@ -164,8 +167,8 @@ impl Service {
         let serving = self.serving().is_some();
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match generation.phase.clone() {
-            Phase::Switching(Way::Forward) if serving => self.fail_start(id, &Failure::Steer(what), turn),
-            Phase::Switching(Way::Forward) => {
+            Phase::Switching(Way::Forward | Way::Canary { .. }) if serving => self.fail_start(id, &Failure::Steer(what), turn),
+            Phase::Switching(Way::Forward | Way::Canary { .. }) => {
                 // Nobody else could have the connections.
                 self.say(What::SteerFailed { generation: id, what }, turn);
                 self.take_over(id, turn);
@@ -219,6 +222,9 @@ impl Service {
             return self.roll_back(id, old, failure, turn);
         }
         if let Some(incoming) = self.incoming() {
+            if self.canary() == Some(incoming) {
+                return self.promote(incoming, turn);
+            }
             // Connections wait in the queue of the new one from now on, if it has one yet; else the dead one's queue is handed to it.
             if self.listeners.values().any(|listener| listener.owner == Some(incoming)) {
                 turn.effect(Effect::Steer { service: self.config.name.clone(), generation: incoming, share: None });
@@ -268,6 +274,9 @@ impl Service {
             return;
         }
         ledger.at_switch = old;
+        if matches!(ledger.outcome, Outcome::RolledBack(_)) {
+            return; // what is counted is what the one has that was called off
+        }
         let (Some(from), ledger) = (ledger.from, ledger.id) else { return };
         self.say(What::Counted { from, to, ledger, old }, turn);
     }

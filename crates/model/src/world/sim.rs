@@ -42,6 +42,8 @@ pub(super) struct Sim {
     pub(super) refuse: bool,
     /// The next commands cannot be executed, with this error number.
     pub(super) exec_errno: Option<i32>,
+    /// Who has a share beside another one, until somebody has all.
+    pub(super) sharing: BTreeSet<GenerationId>,
     /// What goes on besides: schedules, health checks, watches.
     pub(super) schedules: BTreeMap<String, Effect>,
     pub(super) checked: BTreeSet<GenerationId>,
@@ -94,6 +96,7 @@ impl Sim {
             obey: true,
             refuse: false,
             exec_errno: None,
+            sharing: BTreeSet::new(),
             schedules: BTreeMap::new(),
             checked: BTreeSet::new(),
             watched: BTreeSet::new(),
@@ -158,7 +161,8 @@ impl Sim {
         let deadline = self.world.services.values().filter_map(Service::next_deadline).min();
         assert_eq!(self.world.next_deadline(), deadline, "the index is wrong about the next deadline: {}", self.pictures());
         let mut selected = BTreeSet::new();
-        for listener in self.listeners.values().filter(|listener| listener.selected) {
+        let shares = |listener: &&ListenerFacts| listener.owner.or(listener.last_owner).is_some_and(|owner| self.sharing.contains(&owner));
+        for listener in self.listeners.values().filter(|listener| listener.selected && !shares(listener)) {
             assert!(selected.insert(listener.address), "two are selected on {}: {}", listener.address, self.pictures());
         }
     }
@@ -192,7 +196,7 @@ impl Sim {
                     Some(errno) => Event::ExecFailed { generation, failure: ExecFailure { stage: "execve".to_owned(), errno } },
                 });
             }
-            Effect::Steer { generation, .. } => self.steer(generation),
+            Effect::Steer { generation, share, .. } => self.steer(generation, share),
             Effect::Park { service } => {
                 if std::mem::take(&mut self.refuse) {
                     self.queue.push_back(Event::ParkFailed { service, what: "refused".to_owned() });
@@ -314,13 +318,17 @@ impl Sim {
         id
     }
 
-    fn steer(&mut self, generation: GenerationId) {
+    fn steer(&mut self, generation: GenerationId, share: Option<u16>) {
         let theirs: Vec<SocketAddr> = self.listeners.values().filter(|l| l.owner == Some(generation)).map(|l| l.address).collect();
         if std::mem::take(&mut self.refuse) || theirs.is_empty() {
             return self.queue.push_back(Event::SteerFailed { generation, what: "refused".to_owned() });
         }
+        match share {
+            Some(_) => drop(self.sharing.insert(generation)),
+            None => self.sharing.clear(),
+        }
         for listener in self.listeners.values_mut().filter(|listener| theirs.contains(&listener.address)) {
-            listener.selected = listener.owner == Some(generation);
+            listener.selected = listener.owner == Some(generation) || (share.is_some() && listener.selected);
             self.queue.push_back(Event::Listener(listener.clone()));
         }
         self.queue.push_back(Event::Steered { generation });
@@ -469,6 +477,7 @@ impl Sim {
                 Phase::Starting { deadline: None, .. } => "overdue",
                 Phase::Starting { .. } => "starting",
                 Phase::Switching(Way::Forward) => "switching",
+                Phase::Switching(Way::Canary { .. }) => "canary",
                 Phase::Switching(Way::Back { .. }) => "back",
                 Phase::Serving { soak: Some(_), .. } => "soaking",
                 Phase::Serving { soak: None, .. } => "serving",

@@ -267,6 +267,13 @@ impl Service {
                     turn.effect(Effect::Steer { service: self.config.name.clone(), generation: owner, share: None });
                 }
             }
+            Phase::Switching(Way::Canary { share, .. }) => {
+                let share = Some(*share);
+                self.say(what, turn);
+                if !facts.selected {
+                    turn.effect(Effect::Steer { service: self.config.name.clone(), generation: owner, share });
+                }
+            }
             Phase::Switching(Way::Back { .. })
             | Phase::Orphaned
             | Phase::Draining { .. }
@@ -336,13 +343,16 @@ impl Service {
     pub(crate) fn switch_to(&mut self, id: GenerationId, turn: &mut Turn<'_>) {
         turn.effect(Effect::StopProbe { generation: id });
         let listens = self.listeners.values().any(|listener| listener.owner == Some(id));
+        let first = self.first_share(id);
         let Some(generation) = self.generations.get_mut(&id) else { return };
-        generation.enter(Phase::Switching(Way::Forward), turn.now);
+        let way = first.map_or(Way::Forward, |first| Way::Canary { share: first.share, time: first.time, began: None });
+        generation.enter(Phase::Switching(way), turn.now);
         if generation.main.status().is_some() {
             self.say(What::WentToBackground { generation: id }, turn);
         }
         if listens {
-            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: id, share: None });
+            let share = first.map(|first| first.share);
+            turn.effect(Effect::Steer { service: self.config.name.clone(), generation: id, share });
         } else {
             // It has no socket in our hands: there is nothing to steer.
             self.steered(id, turn);
@@ -549,7 +559,11 @@ impl Service {
 
     /// Stops a generation that failed before it served; its start has failed.
     pub(crate) fn fail_start(&mut self, id: GenerationId, failure: &Failure, turn: &mut Turn<'_>) {
-        let steered = matches!(self.generations.get(&id).map(|generation| &generation.phase), Some(Phase::Switching(_)));
+        let phase = self.generations.get(&id).map(|generation| &generation.phase);
+        if matches!(phase, Some(Phase::Switching(Way::Canary { began: Some(_), .. }))) {
+            return self.canary_failed(id, failure.clone(), turn);
+        }
+        let steered = matches!(phase, Some(Phase::Switching(_)));
         self.stop_generation(id, StopReason::NotReady, turn);
         if steered {
             self.keep_serving(turn);

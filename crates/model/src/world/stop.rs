@@ -147,8 +147,9 @@ impl Service {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match generation.phase.clone() {
             // With status 0 it may have made itself a daemon: whether a process is left tells.
-            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward) if status == ExitStatus::Exited(0) => {}
-            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward) => {
+            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward | Way::Canary { .. })
+                if status == ExitStatus::Exited(0) => {}
+            Phase::Spawning | Phase::Starting { .. } | Phase::Switching(Way::Forward | Way::Canary { .. }) => {
                 self.remember_start(id, status);
                 let failure = self.death(id, status);
                 self.fail_start(id, &failure, turn);
@@ -216,7 +217,12 @@ impl Service {
                 turn.effect(Effect::StopProbe { generation: id });
                 self.dead_on_arrival(id, status, turn);
             }
-            Phase::Switching(Way::Forward) => {
+            Phase::Switching(Way::Canary { began: Some(_), .. }) => {
+                let failure = self.death(id, status);
+                self.canary_failed(id, failure, turn);
+                self.finish(id, turn);
+            }
+            Phase::Switching(Way::Forward | Way::Canary { .. }) => {
                 self.keep_serving(turn);
                 self.dead_on_arrival(id, status, turn);
             }

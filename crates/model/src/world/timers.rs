@@ -2,7 +2,7 @@
 
 use crate::config::Readiness;
 use crate::event::{Effect, GenerationId};
-use crate::generation::{Drain, Generation, Main, Phase, Trap};
+use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
 use crate::mono::Mono;
 use crate::notice::{StopReason, What};
 use crate::service::{Plan, Service, Target, Turn};
@@ -21,6 +21,7 @@ enum Due {
     Ready,
     Cover,
     Settled,
+    Promote,
     Stop(StopReason),
     StopStep,
     Release,
@@ -79,6 +80,7 @@ impl Service {
                 Due::Ready => self.ready_timeout(id, turn),
                 Due::Cover => self.cover_over(id, turn),
                 Due::Settled => self.settled(id, turn),
+                Due::Promote => self.promote(id, turn),
                 Due::Stop(why) => self.stop_generation(id, why, turn),
                 Due::StopStep => self.next_stop_step(id, turn),
                 Due::Release => self.stop_generation(id, StopReason::Leftover, turn),
@@ -147,6 +149,7 @@ fn due(generation: &Generation, served: bool) -> [Option<(Mono, Due)>; 2] {
         Phase::Stopping { kill_at, .. } => [kill_at.map(|at| (at, Due::StopStep)), None],
         // While nobody serves, the hold of the whole service decides.
         Phase::Gone { until } => [served.then_some((*until, Due::Release)), None],
+        Phase::Switching(Way::Canary { time: Some(time), began: Some(began), .. }) => [Some((began.plus(*time), Due::Promote)), None],
         Phase::Spawning | Phase::Switching(_) | Phase::Orphaned | Phase::Releasing => [None, None],
     }
 }

@@ -119,6 +119,7 @@ pub(super) fn ledger(from: u64, to: u64, outcome: Outcome) -> Ledger {
         listener_gap: false,
         accepted: Measured::Count(31),
         refused: Measured::Count(0),
+        canary: None,
     }
 }
 
