@@ -21,6 +21,10 @@ pub enum Request {
     Hello {
         /// The client's [`VERSION`].
         version: u32,
+        /// On whose behalf what follows is asked for, for the events that tell it: "dashboard: operate from 127.0.0.1". The server adds
+        /// what the kernel says of the connection, which needs no trust. `None`: the client's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// What is true now. Answered by [`Reply::Status`].
     Status {},
