@@ -2,6 +2,7 @@
 
 use crate::history::{History, HistoryRange};
 use crate::plan::{ConfigReport, PlanReport};
+use crate::processes::Processes;
 use crate::status::{InstanceStatus, Ledger, Measured};
 use crate::stream::{Cursor, EventRecord, LogLine, LogsQuery};
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,11 @@ pub enum Request {
         service: Option<String>,
         /// How far back.
         range: HistoryRange,
+    },
+    /// The processes of a service, one by one. Answered by [`Reply::Processes`].
+    Processes {
+        /// Which; `None`: the only one.
+        service: Option<String>,
     },
     /// How a service is configured. Answered by [`Reply::Config`]. Values of its environment are never told.
     Config {
@@ -264,6 +270,8 @@ pub enum Reply {
     },
     /// To [`Request::History`].
     History(Box<History>),
+    /// To [`Request::Processes`].
+    Processes(Box<Processes>),
     /// To [`Request::Config`].
     Config(Box<ConfigReport>),
     /// It was refused or could not be done; nothing was changed.

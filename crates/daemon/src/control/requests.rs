@@ -95,6 +95,11 @@ impl Reactor {
                 answers.reply(Reply::History(Box::new(history)));
                 Ok(())
             }
+            Request::Processes { service } => {
+                let service = self.one_service(service)?;
+                answers.reply(Reply::Processes(Box::new(self.processes(&service))));
+                Ok(())
+            }
             Request::Hold { service, address } => self.asked_hold(service, &address, answers),
             Request::Release { service, address } => self.asked_release(service, &address, answers),
         }
