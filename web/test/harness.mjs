@@ -148,8 +148,8 @@ export async function real(config) {
     stayput,
     close,
     service: async (name) => JSON.parse(await stayput("status", "--json")).services.find((one) => one.name === name),
-    /** Cursors of all events that are kept, oldest first. */
-    cursors: async () => (await stayput("events", "--json")).trim().split("\n").map((line) => JSON.parse(line).cursor),
+    /** All events that are kept, oldest first. */
+    events: async () => (await stayput("events", "--json")).trim().split("\n").map((line) => JSON.parse(line)),
     link: async () => (await stayput("dashboard", "real", "--link")).trim(),
   };
 }

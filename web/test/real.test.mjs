@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { get } from "node:http";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { bin, closeBrowser, freePort, open, real, root, until } from "./harness.mjs";
@@ -79,7 +80,6 @@ test("a restart of a real service is watched from the press to its ledger, and t
   await page.getByRole("button", { name: "Restart" }).click();
   await page.getByRole("button", { name: /Confirm/ }).click();
   await page.locator("svg .bar-draining").waitFor({ state: "attached", timeout: 20_000 });
-  await page.getByText("on probation").first().waitFor();
   await until("the old generation is shown with its connection", () => page.getByText("draining, 1 open").count(), 20_000);
   kept.end();
   await page.getByText("restart web: done").waitFor({ timeout: 20_000 });
@@ -93,6 +93,76 @@ test("a restart of a real service is watched from the press to its ledger, and t
   for (const step of ["requested", "started", "listening", "ready", "switched", "stop signal", "exited"]) {
     await page.locator(".twin").getByRole("cell", { name: step, exact: true }).first().waitFor();
   }
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("who did what is told: by the page and by the command line", async () => {
+  const asked = async () => (await instance.events()).filter((event) => event.kind === "restart-requested" && event.service === "web");
+  const [first] = await asked();
+  assert.match(first.text, /^restart requested by dashboard: operator's token from 127\.0\.0\.1 \(pid \d+, uid \d+\)$/);
+  assert.equal(first.data.pid, (await instance.service("page")).generations[0].pid, "the kernel vouches for the dashboard's process");
+  await instance.stayput("restart", "web");
+  const { page, wrong, close } = await open(`${url}s/web`);
+  await page.getByText(/^restart requested by stayput \(pid \d+, uid \d+\)/).first().waitFor();
+  assert.match((await asked()).at(-1).text, /by stayput \(pid/);
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("the processes of a real service: its tree, its sockets, what it uses", async () => {
+  const { page, wrong, close } = await open(`${url}s/web/processes`);
+  const { pid } = (await instance.service("web")).generations[0];
+  const row = page.locator(".processes tbody tr", { hasText: "app.mjs" });
+  await row.waitFor();
+  assert.equal(await row.locator("th").innerText(), String(pid));
+  await row.getByText("main process").waitFor();
+  await row.getByText(new URL(site).host).waitFor();
+  const kept = await hold();
+  await row.locator("td[data-label=connections]", { hasText: /^1$/ }).waitFor();
+  kept.end();
+  await row.locator("td[data-label=connections]", { hasText: /^0$/ }).waitFor();
+  await row.locator("td[data-label=memory]", { hasText: /MB$/ }).waitFor();
+  await row.locator("td[data-label=cpu]", { hasText: / %$/ }).waitFor();
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("values of the last hour come from the daemon, and the newest one is drawn", async () => {
+  const history = async () => (await (await fetch(`${url}api/v1/history?services=web`, { headers: { "X-Stayput": "1" } })).json()).series[0];
+  const { samples } = await until("two samples", async () => { const series = await history(); return series?.samples.length > 1 && series; }, 40_000);
+  assert.ok(samples.at(-1).memory > 1e6 && samples.at(-1).connections === 0, JSON.stringify(samples.at(-1)));
+  const { page, wrong, close } = await open(`${url}s/web`);
+  await page.getByRole("heading", { name: "How it went" }).waitFor();
+  await page.locator(".plot path").first().waitFor({ state: "attached" });
+  await page.getByText("As a table").click();
+  await page.getByRole("table", { name: "How it went" }).getByRole("row").nth(2).waitFor();
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("a port is held and let go from the page, and is so on this machine", async () => {
+  const port = await freePort();
+  const bound = () => new Promise((done) => {
+    const server = createServer();
+    server.once("error", (error) => done(error.code));
+    server.listen(port, "127.0.0.1", () => server.close(() => done("free")));
+  });
+  assert.equal(await bound(), "free");
+  const { page, wrong, close } = await open((await instance.link()).replace("/#", "/ports#"));
+  await live(page);
+  await page.getByLabel("Hold for").selectOption("web");
+  await page.getByLabel("Port, or address:port").fill(`127.0.0.1:${port}`);
+  await page.getByRole("button", { name: "Hold…" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Hold", exact: true }).click();
+  await page.getByText(`hold web 127.0.0.1:${port}: done`).waitFor();
+  assert.equal(await bound(), "EADDRINUSE");
+  const row = page.locator("tr", { hasText: `127.0.0.1:${port}` });
+  await row.getByRole("button", { name: "Let go…" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Let go" }).click();
+  await page.getByText(`release web 127.0.0.1:${port}: done`).waitFor();
+  assert.equal(await bound(), "free");
+  await row.waitFor({ state: "detached" });
   assert.deepEqual(await wrong(), []);
   await close();
 });
@@ -132,7 +202,7 @@ test("the dashboard is restarted and killed under an open page: nobody is refuse
   const [asked, failed] = await requests.stop();
   // What it had accepted and not answered dies with it; nobody is refused.
   assert.ok(failed.length <= 1 && !failed.includes("ECONNREFUSED"), `${failed} of ${asked}`);
-  const told = await instance.cursors();
+  const told = (await instance.events()).map((event) => event.cursor);
   await until("the page has the newest event", async () => (await shown(page)).includes(told.at(-1)));
   const all = await shown(page);
   assert.deepEqual(all.slice(0, told.length), told, "every event, once, in order");

@@ -13,7 +13,7 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"b67b4818290e72c1\"",
+        tag: "\"2052b523f12a4072\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },
