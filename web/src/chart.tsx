@@ -124,7 +124,7 @@ function Twin({ samples }: { samples: Sample[] }) {
   return (
     <details>
       <summary>As a table</summary>
-      <table class="twin">
+      <table class="twin" aria-labelledby="charts">
         <thead>
           <tr>
             <th scope="col">Time</th>

@@ -6,6 +6,7 @@ import { RestartCard, restarts } from "./lanes";
 import { LogView } from "./logs";
 import { get, Refused } from "./net";
 import { RestartButton } from "./overview";
+import { Processes } from "./processes";
 import { ask, Badge, Empty, Source, StateBadge, Twice, whyNot } from "./parts";
 import { route, to } from "./route";
 import { act, byName, events, loaded, mayAct, now } from "./state";
@@ -121,54 +122,6 @@ function Timeline({ service }: { service: OneService }) {
         <Feed events={mine} />
       </section>
     </>
-  );
-}
-
-function Processes({ service }: { service: OneService }) {
-  if (!service.generations.length) return <Empty icon="idle" title="No process of it lives">{service.last_exit && <p>The last one {service.last_exit.ended}.</p>}</Empty>;
-  return (
-    <section class="card" aria-labelledby="processes">
-      <h2 id="processes">Generations</h2>
-      <table class="grid simple">
-        <thead>
-          <tr>
-            {["Generation", "Main process", "Phase", "Connections", "Listeners", "Ports held"].map((head) => (
-              <th scope="col" key={head}>
-                {head}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {service.generations.map((one) => (
-            <tr key={one.id}>
-              <th scope="row" class="number">{one.id}</th>
-              <td class="number" data-label="pid">{one.pid}</td>
-              <td data-label="phase">
-                {one.phase} <small>for {span(since(service, one.since_ms))}</small>
-                {one.last_exit && <small>{one.last_exit}</small>}
-              </td>
-              <td class="number" data-label="connections">{count(one.connections)}</td>
-              <td data-label="listeners">
-                {one.listeners.map((listener) => (
-                  <div key={listener.inode}>
-                    <code>{address(listener)}</code> <small>inode {listener.inode}, {listener.origin}</small>
-                  </div>
-                ))}
-                {!one.listeners.length && <span class="none">none yet</span>}
-              </td>
-              <td data-label="held">{one.trap === "active" ? <Badge tone="good">yes</Badge> : one.holding === "environment" ? <Badge tone="good">declared ones</Badge> : <Badge tone="warn">no: {one.trap.replace("unavailable: ", "")}</Badge>}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-      <p class="source">
-        {plural(typeof service.processes === "number" ? service.processes : 0, "process")
-          .replace("processs", "processes")
-          .replace(/^0 .*/, "the number of processes is not measured")}{" "}
-        in all
-      </p>
-    </section>
   );
 }
 

@@ -76,6 +76,23 @@ export type Service = {
   seen: number;
 };
 
+export type Process = {
+  pid: number;
+  parent: number;
+  generation: number;
+  main: boolean;
+  command: string;
+  user: string | null;
+  state: string;
+  started_ms: number | null;
+  threads: number;
+  memory: Measured;
+  cpu_permille: Measured;
+  listeners: { address: string; inode: number }[] | null;
+  connections: Measured;
+};
+export type Processes = { service: string; processes: Process[]; left_out: number; evidence: Evidence };
+
 export type Instance = {
   name: string;
   guard: { pid: number };

@@ -1,12 +1,13 @@
 // What the browser tests share: a fake or a real instance behind a real dashboard, and Debian's Chromium in front of it.
 
-import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { execFile, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -121,5 +122,34 @@ export async function open(url, { size = SIZES.desktop, scheme = "light", contex
     context: own,
     wrong: async () => [...wrong, ...(await page.evaluate(() => window.violations).catch(() => []))],
     close: () => (context ? page.close() : own.close()),
+  };
+}
+
+/** A real instance, from `stayput up -d` to `stayput down`: what the page shows is compared with what the command line says. */
+export async function real(config) {
+  const directory = mkdtempSync(join(tmpdir(), "stayput-real-"));
+  const file = join(directory, "stayput.toml");
+  const env = { ...process.env, XDG_RUNTIME_DIR: directory };
+  delete env.STAYPUT_CONTROL;
+  writeFileSync(file, `name = "real"\n${config}\n[logs]\ndirectory = "logs"\n`);
+  const run = promisify(execFile);
+  const stayput = async (...args) => (await run(bin("stayput"), args, { env, cwd: directory, maxBuffer: 1 << 26 })).stdout;
+  const close = async () => {
+    await stayput("down", "real").catch(() => {});
+    rmSync(directory, { recursive: true, force: true });
+  };
+  await stayput("up", "-d", "-f", file).catch(async (error) => {
+    await close();
+    throw new Error(`stayput up: ${error.stdout}${error.stderr}`);
+  });
+  return {
+    directory,
+    file,
+    stayput,
+    close,
+    service: async (name) => JSON.parse(await stayput("status", "--json")).services.find((one) => one.name === name),
+    /** All events that are kept, oldest first. */
+    events: async () => (await stayput("events", "--json")).trim().split("\n").map((line) => JSON.parse(line)),
+    link: async () => (await stayput("dashboard", "real", "--link")).trim(),
   };
 }

@@ -51,7 +51,7 @@ impl Daemon {
 
 fn play(mut stream: UnixStream, script: Script) {
     let hello = Reply::Hello { version: VERSION, stayput: "0.1.0".to_owned(), instance: "web".to_owned(), guard: i32::MAX };
-    let hello = (Request::Hello { version: VERSION }, vec![Answer::Reply(hello)]);
+    let hello = (Request::Hello { version: VERSION, by: None }, vec![Answer::Reply(hello)]);
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     for (expected, answers) in std::iter::once(hello).chain(script) {
         let mut line = String::new();

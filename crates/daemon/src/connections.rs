@@ -113,7 +113,7 @@ impl Observer {
         if inodes.iter().all(|inode| self.owners.contains_key(inode)) {
             return;
         }
-        for (pid, generation) in self.trees(question) {
+        for (pid, generation) in self.members(question) {
             // A process that ended meanwhile, or that we may not read, has nothing to say.
             // Threads share their descriptors but for rare exceptions, and there may be hundreds: the main one speaks for all.
             let Ok(scan) = self.proc.scan_fds(pid) else { continue };
@@ -126,9 +126,19 @@ impl Observer {
         }
     }
 
+    /// Where it looks.
+    pub(crate) fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
+    /// Inodes of the open connections on the service's addresses, whosever.
+    pub(crate) fn open_connections(&mut self, question: &Question) -> Result<BTreeSet<u32>, String> {
+        Ok(self.sockets(question, false)?.1.iter().map(|socket| socket.inode).collect())
+    }
+
     /// Every process of the service's generations: descendants of their main processes, and what lost its parent and carries our
     /// variables in its environment.
-    fn trees(&self, question: &Question) -> Vec<(i32, u64)> {
+    pub(crate) fn members(&self, question: &Question) -> Vec<(i32, u64)> {
         let parents = self.below(question.guard);
         let mut found = Vec::new();
         for pid in parents.keys().copied() {

@@ -5,6 +5,7 @@
 //! are only so many connections, of which only so many may be streams. A connection has one request at work: who asks faster than
 //! it is answered waits in the kernel's buffer, and slows nobody else.
 
+mod asker;
 mod config;
 mod holding;
 mod requests;
@@ -15,6 +16,7 @@ pub(crate) use holding::Holds;
 pub(crate) use rolling::Rolling;
 pub(crate) use waiting::Waiter;
 
+use self::asker::Asker;
 use crate::events::Reader;
 use crate::reactor::{Identity, Message};
 use stayput_wire::codec::{self, ANSWER_LINE_MAX, LineBuffer, REQUEST_LINE_MAX};
@@ -46,6 +48,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     to: UnboundedSender<Outgoing>,
+    asker: Rc<Asker>,
     unwritten: Rc<Cell<usize>>,
 }
 
@@ -160,9 +163,8 @@ struct Peer<'a> {
 }
 
 async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
-    if stayput_wire::peer::check(&stream).is_err() {
-        return Ok(());
-    }
+    let Ok(who) = stayput_wire::peer::check(&stream) else { return Ok(()) };
+    let mut asker = Rc::new(Asker::new(who, None));
     let (read, write) = stream.split();
     let mut peer = Peer { read, write, lines: LineBuffer::new(REQUEST_LINE_MAX) };
     let mut greeted = false;
@@ -173,8 +175,9 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
             Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string()).await,
         };
         match codec::decode::<Request>(&line) {
-            Ok(Request::Hello { version: VERSION }) => {
+            Ok(Request::Hello { version: VERSION, by }) => {
                 greeted = true;
+                asker = Rc::new(Asker::new(who, by));
                 let hello = Reply::Hello {
                     version: VERSION,
                     stayput: env!("CARGO_PKG_VERSION").to_owned(),
@@ -183,7 +186,7 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
                 };
                 write_answer(&mut peer.write, &Answer::Reply(hello), WRITE_TIME).await?;
             }
-            Ok(Request::Hello { version }) => {
+            Ok(Request::Hello { version, .. }) => {
                 let message = format!("this daemon speaks control protocol {VERSION}, not {version}");
                 return refuse(&mut peer.write, FailureKind::Version, message).await;
             }
@@ -192,7 +195,7 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
             }
             Ok(request) => {
                 let (sender, receiver) = unbounded_channel();
-                let answers = Answers { to: sender, unwritten: Rc::clone(&desk.unwritten) };
+                let answers = Answers { to: sender, asker: Rc::clone(&asker), unwritten: Rc::clone(&desk.unwritten) };
                 if desk.to.send(Message::Control(request, answers)).is_err() {
                     return Ok(());
                 }

@@ -23,6 +23,7 @@ mod metrics;
 mod notify;
 mod own;
 mod perform;
+mod processes;
 mod reactor;
 mod readiness;
 mod say;

@@ -144,6 +144,7 @@ pub(crate) struct Reactor {
     pub(crate) paces: BTreeMap<String, Pace>,
     /// How values went.
     pub(crate) chronicle: Chronicle,
+    pub(crate) paces_of_processes: crate::processes::Paces,
     pub(crate) waiters: Vec<control::Waiter>,
     pub(crate) rollings: Vec<control::Rolling>,
     /// Ports that somebody asked to be held.
@@ -222,6 +223,7 @@ impl Reactor {
             gauge: Gauge::open(),
             paces: BTreeMap::new(),
             chronicle: Chronicle::new(now()),
+            paces_of_processes: crate::processes::Paces::default(),
             waiters: Vec::new(),
             rollings: Vec::new(),
             holds: control::Holds::new(),

@@ -257,7 +257,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 impl Pace {
     /// Thousandths of one processor used between the look before and this one; the same as before if that was just now.
-    fn measure(&mut self, cpu: Duration, now: Mono) -> Option<u64> {
+    pub(crate) fn measure(&mut self, cpu: Duration, now: Mono) -> Option<u64> {
         match self.before {
             Some((_, at)) if now.since(at) < SHORTEST => {}
             Some((before, at)) => {

@@ -119,6 +119,23 @@ impl Gauge {
         self.sum(&pids)
     }
 
+    /// Where it looks.
+    pub(crate) fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
+    /// What is in the cgroup that the keeper made for the generation with this main process; nothing if there is none.
+    pub(crate) fn in_cgroup_of(&mut self, main: i32) -> BTreeSet<i32> {
+        self.cgroup_of(main).map(|directory| pids(&directory)).unwrap_or_default()
+    }
+
+    /// Resident memory in bytes and processor time so far of one process.
+    pub(crate) fn one(&self, pid: i32) -> (Option<u64>, Option<Duration>) {
+        let read = |file: &str| self.proc.read_path(&format!("{pid}/{file}")).ok();
+        let memory = read("statm").and_then(|statm| resident_pages(&statm)).map(|pages| pages * self.page);
+        (memory, read("stat").and_then(|stat| cpu_ticks(&stat)).map(|ticks| Duration::from_millis(ticks * 1000 / TICKS)))
+    }
+
     /// Its state letter in `/proc/PID/stat`, and its name.
     pub(crate) fn process(&self, pid: i32) -> Option<(char, String)> {
         use std::os::unix::ffi::OsStrExt as _;
@@ -145,18 +162,19 @@ impl Gauge {
 
     /// The sum over processes; one that ended meanwhile uses nothing.
     fn sum(&self, pids: &BTreeSet<i32>) -> Usage {
-        let (mut memory, mut ticks, mut processes) = (0, 0, 0);
-        for pid in pids {
-            let Ok(statm) = self.proc.read_path(&format!("{pid}/statm")) else { continue };
-            let Ok(stat) = self.proc.read_path(&format!("{pid}/stat")) else { continue };
-            memory += resident_pages(&statm).unwrap_or(0) * self.page;
-            ticks += cpu_ticks(&stat).unwrap_or(0);
+        let (mut memory, mut cpu, mut processes) = (0, Duration::ZERO, 0);
+        for (resident, used) in pids.iter().filter_map(|pid| {
+            let (memory, cpu) = self.one(*pid);
+            memory.zip(cpu)
+        }) {
+            memory += resident;
+            cpu += used;
             processes += 1;
         }
         if processes == 0 {
             return Usage::default();
         }
-        Usage { memory: Some(memory), cpu: Some(Duration::from_millis(ticks * 1000 / TICKS)), processes: Some(processes), by_cgroup: false }
+        Usage { memory: Some(memory), cpu: Some(cpu), processes: Some(processes), by_cgroup: false }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::access::{Admitted, Peer};
 use crate::api::{self, App};
 use crate::guard::{self, OUR_HEADER};
 use crate::hub::now_ms;
-use crate::link::{self, LinkError};
+use crate::link::{Link, LinkError};
 use crate::reply::{Refused, json as json_reply};
 
 /// Longest body, in bytes.
@@ -191,14 +191,19 @@ fn begin(
     document["id"] = json!(api::next_operation(app));
     document["key"] = json!(key);
     document["at_ms"] = json!(now_ms());
-    document["by"] = json!({ "role": admitted.role, "from": peer.client.ip().to_canonical().to_string() });
+    let from = peer.client.ip().to_canonical();
+    document["by"] = json!({ "role": admitted.role, "from": from.to_string() });
     document["state"] = json!("running");
-    app.audit.say(&format!("{}: requested from {} with the operator's token", describe(&document), peer.client.ip().to_canonical()));
+    app.audit.say(&format!("{}: requested from {from} with the operator's token", describe(&document)));
     app.hub.operation(document.clone());
     let response = accepted(app, &document);
     let app = Arc::clone(app);
     tokio::spawn(async move {
-        let outcome = link::ask(app.hub.control(), &request, Some(OPERATION_WITHIN)).await;
+        let asked = async {
+            let mut link = Link::connect_for(app.hub.control(), Some(format!("dashboard: operator's token from {from}"))).await?;
+            link.ask(&request, Some(OPERATION_WITHIN)).await
+        };
+        let outcome = asked.await;
         let (state, message, hint, result) = account(outcome);
         document["state"] = json!(state);
         document["ended_ms"] = json!(now_ms());

@@ -107,6 +107,7 @@ const ROUTES: &[Route] = &[
     ("/api/v1/services", Need::Look, || get(services)),
     ("/api/v1/services/{service}", Need::Look, || get(service)),
     ("/api/v1/services/{service}/config", Need::Look, || get(config)),
+    ("/api/v1/services/{service}/processes", Need::Look, || get(processes)),
     ("/api/v1/ports", Need::Look, || get(ports)),
     ("/api/v1/events", Need::Look, || get(events)),
     ("/api/v1/stream", Need::Look, || get(stream::stream)),
@@ -271,6 +272,14 @@ async fn config(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result
     let request = Request::Config { service: Some(name) };
     match link::ask(app.hub.control(), &request, Some(ANSWER_WITHIN)).await? {
         Reply::Config(report) => Ok(json_reply(&report)),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn processes(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response<Body>, Refused> {
+    let request = Request::Processes { service: Some(name) };
+    match link::ask(app.hub.control(), &request, Some(ANSWER_WITHIN)).await? {
+        Reply::Processes(report) => Ok(json_reply(&report)),
         _ => Err(unexpected()),
     }
 }

@@ -6,14 +6,14 @@ pub(crate) const ASSETS: &[Asset] = &[
     Asset {
         path: "app.css",
         kind: "text/css; charset=utf-8",
-        tag: "\"cf8436ee65fe3bdc\"",
+        tag: "\"2e71aab90c7d2f32\"",
         plain: include_bytes!("../assets/app.css"),
         brotli: include_bytes!("../assets/app.css.br"),
     },
     Asset {
         path: "app.js",
         kind: "text/javascript; charset=utf-8",
-        tag: "\"a142cb1aabc3e04c\"",
+        tag: "\"2052b523f12a4072\"",
         plain: include_bytes!("../assets/app.js"),
         brotli: include_bytes!("../assets/app.js.br"),
     },

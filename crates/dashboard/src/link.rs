@@ -76,11 +76,16 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) async fn connect(path: &Path) -> Result<Self, LinkError> {
+        Self::connect_for(path, None).await
+    }
+
+    /// As [`Link::connect`], on behalf of somebody whom the daemon's events are to name.
+    pub(crate) async fn connect_for(path: &Path, by: Option<String>) -> Result<Self, LinkError> {
         let greeted = async {
             let stream = UnixStream::connect(path).await.map_err(|error| LinkError::Connect(path.to_owned(), error))?;
             peer::check(&stream).map_err(LinkError::Peer)?;
             let mut link = Self { stream, lines: LineBuffer::new(ANSWER_LINE_MAX), instance: String::new(), release: String::new() };
-            link.send(&Request::Hello { version: VERSION }).await?;
+            link.send(&Request::Hello { version: VERSION, by }).await?;
             match link.next().await? {
                 Answer::Reply(Reply::Hello { stayput, instance, .. }) => {
                     (link.release, link.instance) = (stayput, instance);

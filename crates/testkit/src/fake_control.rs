@@ -2,6 +2,7 @@
 //! that are hard to bring about: a thousand services, hostile names and lines, a daemon that goes away in the middle.
 
 mod play;
+mod processes;
 mod scenes;
 
 pub use scenes::Scene;
@@ -244,6 +245,11 @@ impl FakeControl {
                 Ok(report) => Reply::Config(Box::new(report)),
                 Err(failure) => Reply::Failed(failure),
             },
+            Request::Processes { service } => {
+                let name = service.unwrap_or_default();
+                let found = self.lock().status.services.iter().find(|service| service.name == name).map(processes::of);
+                found.map_or_else(|| Reply::Failed(unknown(&name)), |found| Reply::Processes(Box::new(found)))
+            }
             Request::Plan {} => Reply::Plan(Box::new(self.lock().plan.clone())),
             request => {
                 self.lock().requests.push(request.clone());

@@ -100,7 +100,7 @@ impl Client {
         let stream = UnixStream::from(socket);
         let mut client = Self { stream, lines: LineBuffer::new(ANSWER_LINE_MAX), instance: String::new(), guard: 0 };
         let left = deadline.saturating_sub(started.elapsed());
-        match client.request(&Request::Hello { version: VERSION }, Some(left), &mut |_| ())? {
+        match client.request(&Request::Hello { version: VERSION, by: None }, Some(left), &mut |_| ())? {
             Reply::Hello { version: VERSION, instance, guard, .. } => {
                 client.instance = instance;
                 client.guard = guard;
@@ -208,7 +208,7 @@ mod tests {
             let mut lines = std::io::BufReader::new(stream.try_clone().unwrap());
             let mut line = String::new();
             lines.read_line(&mut line).unwrap();
-            assert_eq!(codec::decode::<Request>(line.trim_end().as_bytes()).unwrap(), Request::Hello { version: VERSION });
+            assert_eq!(codec::decode::<Request>(line.trim_end().as_bytes()).unwrap(), Request::Hello { version: VERSION, by: None });
             stream.write_all(&codec::encode(&Answer::Reply(hello), ANSWER_LINE_MAX).unwrap()).unwrap();
             line.clear();
             if lines.read_line(&mut line).unwrap() > 0 {

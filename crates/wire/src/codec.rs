@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn every_request_survives_the_round_trip() {
         for request in [
-            Request::Hello { version: 2 },
+            Request::Hello { version: 2, by: None },
             Request::Status {},
             Request::Start { services: vec!["*".to_owned()], wait: true },
             restart(&[], true),
@@ -233,7 +233,7 @@ mod tests {
     fn the_example_in_the_documentation_is_what_is_sent() {
         let documentation = include_str!("lib.rs");
         for line in [
-            encode(&Request::Hello { version: 2 }, REQUEST_LINE_MAX).unwrap(),
+            encode(&Request::Hello { version: 2, by: None }, REQUEST_LINE_MAX).unwrap(),
             encode(&restart(&["web"], true), REQUEST_LINE_MAX).unwrap(),
             encode(&Answer::Event(Event::Ready { service: "web".to_owned(), generation: 4, after_ms: 310 }), ANSWER_LINE_MAX).unwrap(),
         ] {

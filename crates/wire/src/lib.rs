@@ -48,6 +48,7 @@ pub mod message;
 pub mod pattern;
 pub mod peer;
 pub mod plan;
+pub mod processes;
 pub mod runtime;
 pub mod status;
 pub mod stream;
@@ -59,6 +60,7 @@ pub use message::{
     StartedService, StoppedService, VERSION,
 };
 pub use plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceAction, ServiceChange};
+pub use processes::{ListenerOpen, ProcessFacts, Processes};
 pub use status::{
     AfterStatus, CanaryAccount, ConfigOrigin, ConfigSource, Connections, Evidence, Fact, Facts, GenerationPhase, GenerationStatus,
     HealthStatus, Holding, InstanceStatus, LastExit, Ledger, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep, Outcome,

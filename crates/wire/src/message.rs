@@ -2,6 +2,7 @@
 
 use crate::history::{History, HistoryRange};
 use crate::plan::{ConfigReport, PlanReport};
+use crate::processes::Processes;
 use crate::status::{InstanceStatus, Ledger, Measured};
 use crate::stream::{Cursor, EventRecord, LogLine, LogsQuery};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,10 @@ pub enum Request {
     Hello {
         /// The client's [`VERSION`].
         version: u32,
+        /// On whose behalf what follows is asked for, for the events that tell it: "dashboard: operate from 127.0.0.1". The server adds
+        /// what the kernel says of the connection, which needs no trust. `None`: the client's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// What is true now. Answered by [`Reply::Status`].
     Status {},
@@ -135,6 +140,11 @@ pub enum Request {
         service: Option<String>,
         /// How far back.
         range: HistoryRange,
+    },
+    /// The processes of a service, one by one. Answered by [`Reply::Processes`].
+    Processes {
+        /// Which; `None`: the only one.
+        service: Option<String>,
     },
     /// How a service is configured. Answered by [`Reply::Config`]. Values of its environment are never told.
     Config {
@@ -269,6 +279,8 @@ pub enum Reply {
     },
     /// To [`Request::History`].
     History(Box<History>),
+    /// To [`Request::Processes`].
+    Processes(Box<Processes>),
     /// To [`Request::Config`].
     Config(Box<ConfigReport>),
     /// It was refused or could not be done; nothing was changed.

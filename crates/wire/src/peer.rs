@@ -29,15 +29,25 @@ impl std::fmt::Display for PeerError {
 
 impl std::error::Error for PeerError {}
 
+/// Who the other side is, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its effective user.
+    pub uid: u32,
+    /// The process that connected, or listened.
+    pub pid: i32,
+}
+
 /// Asks the kernel who is at the other end (unix(7), `SO_PEERCRED`: as of `connect` for a client, as of `listen` for a server), and
 /// refuses everyone but root and our own effective user.
 ///
 /// # Errors
 /// [`PeerError`]; the connection is to be closed.
-pub fn check(socket: impl AsFd) -> Result<(), PeerError> {
+pub fn check(socket: impl AsFd) -> Result<Peer, PeerError> {
     // A peer without a process id here (another PID namespace) reads as an error: refused, which is the safe side.
     let credentials = rustix::net::sockopt::socket_peercred(socket).map_err(PeerError::Unknown)?;
-    allowed(credentials.uid.as_raw(), rustix::process::geteuid().as_raw())
+    allowed(credentials.uid.as_raw(), rustix::process::geteuid().as_raw())?;
+    Ok(Peer { uid: credentials.uid.as_raw(), pid: credentials.pid.as_raw_nonzero().get() })
 }
 
 fn allowed(uid: u32, ours: u32) -> Result<(), PeerError> {
@@ -59,7 +69,8 @@ mod tests {
     #[test]
     fn the_kernel_is_asked() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(check(&one), Ok(()));
+        let (uid, pid) = (rustix::process::geteuid().as_raw(), rustix::process::getpid().as_raw_nonzero().get());
+        assert_eq!(check(&one), Ok(Peer { uid, pid }));
         let file = std::fs::File::open("/proc/self/status").unwrap();
         assert_eq!(check(&file), Err(PeerError::Unknown(Errno::NOTSOCK)));
     }

@@ -39,6 +39,7 @@ impl Reactor {
             }
         };
         let plan = Box::new(self.plan_of(source, &new));
+        self.requested("reload", "", &[], answers);
         let of = |action: ServiceAction| {
             let chosen = plan.changes.iter().filter(move |change| change.action == action);
             chosen.map(|change| change.service.clone()).collect::<Vec<_>>()

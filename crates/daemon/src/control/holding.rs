@@ -66,6 +66,7 @@ impl Reactor {
         if waits || self.holds.contains_key(&(name.clone(), address)) {
             return Err(self.taken(&name, address, "it is waited for already"));
         }
+        self.requested("hold", &format!(" of {address}"), std::slice::from_ref(&name), answers);
         self.holds.insert((name.clone(), address), None);
         let (link, to, answers) = (Rc::clone(&self.link), self.to.clone(), answers.clone());
         tokio::task::spawn_local(async move {
@@ -170,6 +171,7 @@ impl Reactor {
             return Err(Failure { kind: FailureKind::BadRequest, message, hint: Some("stayput status shows what is held".to_owned()) });
         }
         for (name, address) in &places {
+            self.requested("release", &format!(" of {address}"), std::slice::from_ref(name), answers);
             self.tell_as(name, "released", &format!("{address} is let go, as asked"));
         }
         let (link, answers) = (Rc::clone(&self.link), answers.clone());

@@ -59,12 +59,14 @@ impl Reactor {
             Request::Stop { services, wait } => {
                 let services = self.services(&services)?;
                 let way = StopWay::Gentle;
+                self.requested("stop", "", &services, answers);
                 self.wait_or(wait, Awaited::Stop { services: services.clone() }, answers, || Reply::Stopping {});
                 self.step(WorldEvent::StopSome { services, way });
                 Ok(())
             }
             Request::Down { wait } => {
                 let services = self.world.services.keys().cloned().collect();
+                self.requested("down", "", &[], answers);
                 self.wait_or(wait, Awaited::Stop { services }, answers, || Reply::Stopping {});
                 self.step(WorldEvent::Shutdown { way: StopWay::Gentle, signal: None });
                 Ok(())
@@ -97,6 +99,11 @@ impl Reactor {
                 let service = service.map(|service| self.one_service(Some(service))).transpose()?;
                 let history = self.history(service.as_deref(), range);
                 answers.reply(Reply::History(Box::new(history)));
+                Ok(())
+            }
+            Request::Processes { service } => {
+                let service = self.one_service(service)?;
+                answers.reply(Reply::Processes(Box::new(self.processes(&service))));
                 Ok(())
             }
             Request::Hold { service, address } => self.asked_hold(service, &address, answers),
@@ -150,6 +157,9 @@ impl Reactor {
         services.retain(|name| !self.world.services[name].config.disabled || patterns.is_empty() || named.contains(&name));
         self.not_ending()?;
         let down: Vec<String> = services.iter().filter(|name| self.world.services[*name].target == Target::Down).cloned().collect();
+        if !down.is_empty() {
+            self.requested("start", "", &down, answers);
+        }
         self.wait_or(wait, Awaited::Start { services }, answers, || Reply::Starting { services: down.clone() });
         for service in down {
             self.step(WorldEvent::Start { service });
@@ -177,6 +187,14 @@ impl Reactor {
         }
         let parallel = parallel.map_or(1, |parallel| usize::try_from(parallel).unwrap_or(usize::MAX));
         let services = self.in_order(services);
+        let what = match kind {
+            Kind::Restart => "",
+            Kind::Canary { .. } => " by canary",
+            Kind::Rollback => " to the command of before",
+        };
+        if !services.is_empty() {
+            self.requested("restart", what, &services, answers);
+        }
         let rolling = Rolling::new(kind, services.clone(), parallel, wait.then(|| answers.clone()));
         self.rollings.push(rolling);
         self.roll();
@@ -220,6 +238,10 @@ impl Reactor {
             let generation = service.serving().or_else(|| service.incoming());
             let pid = generation.and_then(|id| service.generations[&id].main.pid());
             sent.push(SignalledService { name, generation: generation.map(|id| id.0), pid });
+        }
+        let reached: Vec<String> = sent.iter().filter(|one| one.generation.is_some()).map(|one| one.name.clone()).collect();
+        if !reached.is_empty() {
+            self.requested("signal", &format!(" SIG{}", crate::say::signal_name(signal)), &reached, answers);
         }
         for one in &sent {
             if let (Some(generation), Some(pid)) = (one.generation, one.pid) {

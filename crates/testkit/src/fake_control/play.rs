@@ -31,7 +31,13 @@ impl FakeControl {
         let step = |kind: &str, level, generation, text: String, data| self.record(Some(name), kind, level, Some(generation), &text, data);
         let mut ledger = scenes::ledger(from, to, Outcome::Running);
         (ledger.drained, ledger.accepted, ledger.idle_closed) = (Measured::Count(0), Measured::Count(0), Measured::Count(0));
-        step("restart-requested", Level::Info, from, "restart requested by dashboard".to_owned(), json!({ "from": from }));
+        step(
+            "restart-requested",
+            Level::Info,
+            from,
+            "restart requested by dashboard: operator's token from 127.0.0.1 (pid 4290, uid 1000)".to_owned(),
+            json!({ "from": from }),
+        );
         self.service(name, |service| {
             service.state = State::Restarting;
             service.phase = ServicePhase::Restarting;

@@ -389,7 +389,15 @@ pub(super) fn past(fake: &FakeControl, scene: Scene) {
     note(3600, Some("db"), "ready", Level::Good, Some(1), "generation 1 is ready after 412 ms", json!({ "after_ms": 412 }));
     note(3590, Some("web"), "ready", Level::Good, Some(7), "generation 7 is ready after 310 ms", json!({ "after_ms": 310 }));
     note(3000, Some("backup"), "done", Level::Info, Some(24), "exited with status 0; next in 4 h", json!({ "status": 0 }));
-    note(190, Some("web"), "restart-requested", Level::Info, Some(7), "restart requested by cli (uid 1000)", json!({ "from": 7 }));
+    note(
+        190,
+        Some("web"),
+        "restart-requested",
+        Level::Info,
+        Some(7),
+        "restart requested by stayput (pid 30411, uid 1000)",
+        json!({ "from": 7 }),
+    );
     note(
         189,
         Some("web"),
