@@ -72,6 +72,12 @@ impl Error {
         self
     }
 
+    /// The same of `whom`, which stands before the sentence.
+    pub(crate) fn of(&self, whom: &str) -> Self {
+        let Self { kind, message, causes, hints, quoted } = self;
+        Self { kind: *kind, message: format!("{whom}{message}"), causes: causes.clone(), hints: hints.clone(), quoted: quoted.clone() }
+    }
+
     /// Writes it to standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let mut text = format!("error: {}\n", self.message);

@@ -92,6 +92,12 @@ pub fn load(request: &Request) -> Result<InstanceConfig, Report> {
     }
 }
 
+/// What an instance is without any configuration: no service, and the defaults of everything else. Its file is the one that `load` finds first as soon
+/// as somebody writes it.
+pub fn without_file(request: &Request) -> InstanceConfig {
+    load::nothing(request, &Disk)
+}
+
 /// What this release understands and does not do yet is refused: a service that looks watched and is not is worse than none.
 fn unserved(config: &InstanceConfig) -> Option<Report> {
     let problems: Vec<String> = config

@@ -69,6 +69,14 @@ pub(crate) fn load(request: &Request, files: &dyn Files) -> Result<InstanceConfi
     }
 }
 
+/// As if there were an empty file where the search begins.
+pub(crate) fn nothing(request: &Request, files: &dyn Files) -> InstanceConfig {
+    let source = Source::new(request.start_dir.join(find::NAMES[0]), &request.start_dir, String::new());
+    let sources = vec![source];
+    let loader = Loader { request, files, sources, problems: Problems::default(), env_files: BTreeMap::new(), found: true };
+    resolve::instance(&File::default(), Vec::new(), false, &loader)
+}
+
 impl Loader<'_> {
     /// The text of a file that may be trusted.
     pub(crate) fn text(&self, path: &Path) -> Result<String, (String, String)> {

@@ -18,6 +18,7 @@ mod logs_disk;
 mod logs_show;
 mod metrics;
 mod notify;
+mod own;
 mod perform;
 mod reactor;
 mod readiness;
@@ -30,6 +31,7 @@ mod watch;
 
 pub use logs::show as show_line;
 pub use logs_answer::of_item as log_answer;
+pub use own::add_dashboard;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

@@ -181,7 +181,8 @@ impl Reactor {
 
     /// Passes a signal on to the generations that serve.
     pub(crate) fn forward(&mut self, signal: i32) {
-        for generation in self.world.services.values().filter_map(Service::serving) {
+        let theirs = self.world.services.values().filter(|service| !service.config.own);
+        for generation in theirs.filter_map(Service::serving) {
             let request = Request::Signal { generation: to_keeper(generation), signal, scope: Scope::Main };
             self.link.ask(request, Asked::Other("the signal could not be passed on"));
         }

@@ -22,6 +22,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -136,6 +137,8 @@ pub(crate) struct Reactor {
     pub(crate) holds: control::Holds,
     /// Those who asked for the status while the keeper is being asked.
     pub(crate) status_asked: Vec<control::Answers>,
+    /// Path of the control socket; empty if it has none.
+    pub(crate) socket: PathBuf,
     /// Answers that are not written to their sockets yet.
     pub(crate) unwritten: Rc<Cell<usize>>,
     pending: VecDeque<Event>,
@@ -153,6 +156,7 @@ pub(crate) async fn run(channel: OwnedFd, control: OwnedFd, console: &Console) -
     let Some(dump) = first_dump(&link).await? else { return Ok(()) };
     let (to, mut from) = unbounded_channel();
     let mut reactor = Reactor::start(link, console.clone(), to, dump)?;
+    reactor.socket = listener.local_addr().ok().and_then(|at| Some(at.as_pathname()?.to_owned())).unwrap_or_default();
     tokio::task::spawn_local(control::listen(listener, reactor.identity.clone(), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
     reactor.serve(&mut from).await
 }
@@ -205,6 +209,7 @@ impl Reactor {
             rollings: Vec::new(),
             holds: control::Holds::new(),
             status_asked: Vec::new(),
+            socket: PathBuf::new(),
             unwritten: Rc::default(),
             pending: VecDeque::new(),
         };
@@ -310,8 +315,7 @@ impl Reactor {
                 Meaning::World(Event::HoldWaits { service, address, errno }) if self.hold_refused(&service, address, errno) => {}
                 Meaning::World(event) => self.step(event),
                 Meaning::RestartAll => {
-                    let names: Vec<String> = self.world.services.keys().cloned().collect();
-                    for service in names {
+                    for service in self.pattern_names() {
                         self.step(Event::Restart { service });
                     }
                 }

@@ -231,6 +231,10 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Plain, format!("its configuration changed ({}): {rest}", keys.join(", ")))
         }
         What::Reverted => (Plain, "its command and environment are those of before again".to_owned()),
+        What::GaveWay { wanted, service, to } => {
+            let who = service.as_ref().map_or_else(|| "somebody else has it".to_owned(), |service| format!("{service} wants it"));
+            (Plain, format!("it leaves {wanted}, because {who}, and is on http://{to}/"))
+        }
         What::Ended { status } => {
             let how = status.map_or_else(|| "it never ran".to_owned(), |status| format!("its main process {}", ended(status)));
             (Trouble, format!("it is over: {how}, and it is not started again"))

@@ -29,8 +29,10 @@ impl Reactor {
     pub(crate) fn status(&mut self) -> InstanceStatus {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let mut look = self.look();
-        let names: Vec<String> = self.world.services.keys().cloned().collect();
-        let services = names.iter().filter_map(|name| self.service_status(name, &mut look)).collect();
+        // What is stayput's own comes last: the others are what a person looks for.
+        let mut names: Vec<(bool, String)> = self.world.services.iter().map(|(name, service)| (service.config.own, name.clone())).collect();
+        names.sort();
+        let services = names.iter().filter_map(|(_, name)| self.service_status(name, &mut look)).collect();
         self.chronicle.note(now(), wall_ms(), &look.seen);
         InstanceStatus {
             name: self.identity.instance.clone(),
@@ -144,6 +146,7 @@ impl Reactor {
             next_run_ms: service.next_run_ms,
             next: next_step(service),
             command: say::command(&service.config.argv),
+            own: service.config.own,
             origin: service.config.origin.map(|origin| ConfigOrigin { path: None, line: origin.line, column: origin.column }),
             ..ServiceStatus::named(name)
         })

@@ -151,6 +151,8 @@ pub struct ServiceConfig {
     pub log: LogPolicy,
     /// Where it is defined in the configuration.
     pub origin: Option<Origin>,
+    /// It is stayput's own, the dashboard ([`crate::dashboard`]): patterns do not mean it, its name does.
+    pub own: bool,
 }
 
 /// Whether a service stays, or has an end.
@@ -382,6 +384,7 @@ impl ServiceConfig {
             stop: Vec::new(),
             log: LogPolicy::default(),
             origin: None,
+            own: false,
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod blob;
 pub mod config;
+pub mod dashboard;
 pub mod event;
 pub mod generation;
 pub mod host;

@@ -323,6 +323,15 @@ pub enum What {
     },
     /// Command and environment of before are its own again.
     Reverted,
+    /// The dashboard leaves its port to who wants it.
+    GaveWay {
+        /// What is wanted, or taken.
+        wanted: SocketAddr,
+        /// The service that wants it; `None`: somebody else has it.
+        service: Option<String>,
+        /// Where the dashboard goes.
+        to: SocketAddr,
+    },
     /// The service ended and is not started again.
     Ended {
         /// How.

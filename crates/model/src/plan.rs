@@ -129,6 +129,7 @@ pub fn service(old: &ServiceConfig, old_base: &[Vec<u8>], new: &ServiceConfig, n
         stop,
         log,
         origin: _,
+        own: _,
     } = old;
     let mut fields = Fields::default();
     fields.compare("command", argv, &new.argv, Needs::Restart, AT_START, |argv| command_line(argv.iter().map(Vec::as_slice)));

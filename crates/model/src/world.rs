@@ -2,12 +2,13 @@
 //!
 //! `start` tells how a generation comes to serve, `serve` what happens to it then, `stop` how it ends, `timers` what time alone
 //! does. The rules that hold at any moment are in `settle`: who is forgotten, who is released, when nobody accepts for too long.
-//! `order` tells who waits for whom, `task` what is different with a service that has an end. `index` finds
-//! the service that an event is about.
+//! `order` tells who waits for whom, `task` what is different with a service that has an end, `own` when the dashboard gives way.
+//! `index` finds the service that an event is about.
 
 mod health;
 mod index;
 mod order;
+mod own;
 mod reload;
 mod serve;
 mod settle;
@@ -145,7 +146,11 @@ impl World {
         self.index.build(&self.services);
         let before = (self.next_generation, self.next_ledger, self.ending, self.leaving.len());
         let mut effects = Vec::new();
+        let wanted = self.wanted(&event);
         self.apply(event, now, &mut effects);
+        if let Some(wanted) = wanted {
+            self.give_way(&wanted, now, &mut effects);
+        }
         self.settle(now, &mut effects);
         self.end(&mut effects);
         if before != (self.next_generation, self.next_ledger, self.ending, self.leaving.len()) {

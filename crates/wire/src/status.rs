@@ -253,6 +253,9 @@ pub struct ServiceStatus {
     /// Where it is defined.
     #[serde(default)]
     pub origin: Option<ConfigOrigin>,
+    /// It is stayput's own, the dashboard: patterns do not mean it.
+    #[serde(default)]
+    pub own: bool,
 }
 
 impl ServiceStatus {
@@ -286,6 +289,7 @@ impl ServiceStatus {
             next: None,
             command: String::new(),
             origin: None,
+            own: false,
         }
     }
 }

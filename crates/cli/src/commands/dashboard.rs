@@ -10,7 +10,7 @@ use super::instances;
 use crate::error::{Error, Kind};
 use crate::output;
 
-/// The control socket of the instance that `stayput up` starts a dashboard for.
+/// The control socket of an instance, for who starts one by other means than `stayput up`.
 const CONTROL: &str = "STAYPUT_CONTROL";
 
 /// Arguments of `stayput dashboard`.
@@ -20,6 +20,9 @@ const CONTROL: &str = "STAYPUT_CONTROL";
 pub(crate) struct Args {
     /// Name of the instance [default: $STAYPUT_CONTROL, else the only one]
     name: Option<String>,
+    /// The control socket of the instance that starts it. An argument: what stands in the environment goes to whatever that starts as well
+    #[arg(long, value_name = "PATH", hide = true, conflicts_with = "name")]
+    control: Option<PathBuf>,
     /// Where to listen, as ADDRESS:PORT, ADDRESS or PORT; several are possible; without it port 5000 of 127.0.0.1 and of ::1
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Vec<Vec<SocketAddr>>,
@@ -88,6 +91,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     if !args.listen.is_empty() {
         options.listen = args.listen.concat();
     }
+    // Executed as /proc/self/exe it would be called `exe` wherever processes are listed.
+    let _ = rustix::thread::set_name(c"stayput");
     // Into the log of the service that it is: who did what, and where it listens.
     let audit = Audit::new(|line| {
         output::say(&format!("{line}\n"));
@@ -108,6 +113,9 @@ fn failed(error: &DashboardError) -> Error {
 
 /// The control socket that is meant.
 fn control(args: &Args) -> Result<PathBuf, Error> {
+    if let Some(path) = &args.control {
+        return Ok(path.clone());
+    }
     if args.name.is_none()
         && let Some(path) = std::env::var_os(CONTROL).map(PathBuf::from)
     {

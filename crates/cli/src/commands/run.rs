@@ -4,7 +4,7 @@
 
 pub(super) mod input;
 mod name;
-mod preflight;
+pub(super) mod preflight;
 mod user;
 
 use std::ffi::OsString;
@@ -93,7 +93,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let env = environment();
     preflight::command(&args.command[0])?;
     preflight::size(&service.argv, &env)?;
-    preflight::ports(&service.ports)?;
+    for port in &service.ports {
+        preflight::port(port, "--port ")?;
+    }
     let runtime = directory(args)?;
     // The directory's name is the instance's name: it may have got a number.
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();

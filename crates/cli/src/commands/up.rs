@@ -1,14 +1,19 @@
-//! `stayput up`: all services of a configuration. It checks everything that can be checked, and becomes the guard of the instance, as
-//! `stayput run` does; with `--detach` a child of it does, and this process waits until everything is started or says what is not.
+//! `stayput up`: all services of a configuration, and the dashboard. It checks everything that can be checked, and becomes the guard of the
+//! instance, as `stayput run` does; with `--detach` a child of it does, and this process waits until everything is started or says what is
+//! not.
+
+mod check;
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use stayput_config::Request as ConfigRequest;
-use stayput_model::config::ReportStyle;
-use stayput_wire::runtime::{self, Found, RuntimeDir};
-use stayput_wire::{Event, Reply, Request, StartedService};
+use stayput_dashboard::Tokens;
+use stayput_model::config::{InstanceConfig, ReportStyle};
+use stayput_model::text::printable;
+use stayput_wire::runtime::{self, Found, RuntimeDir, RuntimeError};
+use stayput_wire::{Client, ClientError, Event, InstanceStatus, Reply, Request, StartedService};
 
 use super::{instances, run, start};
 use crate::error::{Error, Kind};
@@ -17,9 +22,10 @@ use crate::{output, words};
 /// Arguments of `stayput up`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  stayput up                      all services of stayput.toml or Procfile, here or in a directory above
+  stayput up                      all services of stayput.toml or Procfile, here or in a directory above, and the dashboard
   stayput up -d web 'worker-*'    some of them and what they need, in the background
 
+Without any configuration it is the dashboard alone, which shows how to add a service.
 Exit status: 0; with -d 1 if a service is not started (it is left to go on trying); 2 if nothing was started.")]
 pub(crate) struct Args {
     /// The configuration: a stayput.toml or a Procfile [default: found by walking up from here]
@@ -56,6 +62,22 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
         // Away from the terminal and its signals. It is the leader of no group, being a child: this cannot fail.
         let _ = rustix::process::setsid();
     }
+    let mut config = configuration(args)?;
+    check::all(&config)?;
+    let runtime = RuntimeDir::create(&runtime::base(), &config.name).map_err(|error| directory_error(error, &config))?;
+    stayput_daemon::add_dashboard(&mut config, &runtime.control_socket());
+    if !args.detached && !args.json && config.services.iter().all(|service| service.own) {
+        output::say(&how_to_add(&config));
+    }
+    let (runtime, control) = run::listen(runtime)?;
+    if args.detached {
+        output::say(&format!("{STARTED}{}\n", runtime.path().display()));
+        silence()?;
+    }
+    run::become_guard(runtime, control, &config)
+}
+
+fn configuration(args: &Args) -> Result<InstanceConfig, Error> {
     let report = match (args.json, output::is_colourful()) {
         (true, _) => ReportStyle::Json,
         (false, true) => ReportStyle::Colour,
@@ -68,17 +90,67 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
     request.path.clone_from(&args.file);
     request.profile.clone_from(&args.profile);
     request.only.clone_from(&args.services);
-    let config = stayput_config::load(&request).map_err(|report| {
-        output::complain(&report.render(output::is_colourful()));
-        Error::new(Kind::BadInput, "nothing was started: the configuration has errors")
-    })?;
-    let runtime = RuntimeDir::create(&runtime::base(), &config.name).map_err(|error| run::directory_error(&run::current(error)))?;
-    let (runtime, control) = run::listen(runtime)?;
-    if args.detached {
-        output::say(&format!("{STARTED}{}\n", runtime.path().display()));
-        silence()?;
+    match stayput_config::load(&request) {
+        Ok(config) => Ok(config),
+        Err(report) if report.nothing_found() && args.services.is_empty() && args.profile.is_none() => {
+            Ok(stayput_config::without_file(&request))
+        }
+        Err(report) => {
+            output::complain(&report.render(output::is_colourful()));
+            Err(Error::new(Kind::BadInput, "nothing was started: the configuration has errors"))
+        }
     }
-    run::become_guard(runtime, control, &config)
+}
+
+/// What a person reads who has no service yet.
+fn how_to_add(config: &InstanceConfig) -> String {
+    let path = source(config).map_or_else(|| "stayput.toml".to_owned(), |path| printable(&path.display().to_string()).into_owned());
+    format!(
+        "there is no service yet: this is the dashboard alone
+hint: write one into {path}, then: stayput reload {}
+    [service.web]
+    command = \"python3 -m http.server 8000\"
+",
+        config.name
+    )
+}
+
+fn source(config: &InstanceConfig) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    config.source.as_ref().map(|source| PathBuf::from(std::ffi::OsString::from_vec(source.path.clone())))
+}
+
+/// That there is no runtime directory to be had. Two instances of one name are no accident: it says what runs, and what was probably meant.
+fn directory_error(error: RuntimeError, config: &InstanceConfig) -> Error {
+    let RuntimeError::Running(name, _) = &error else { return run::directory_error(&error) };
+    let (name, socket) = (name.clone(), runtime::base().join(name).join(runtime::CONTROL_SOCKET));
+    let report = Error::new(Kind::BadInput, run::current(error).to_string());
+    let Some(status) = status(&socket) else { return report.hint(format!("stayput status {name}")) };
+    let services: Vec<&str> = status.services.iter().filter(|service| !service.own).map(|service| service.name.as_str()).collect();
+    let what = match services.as_slice() {
+        [] => "it has no service".to_owned(),
+        [few @ .., last] if few.len() < 8 => format!("it runs {}", [few, &[*last]].concat().join(", ")),
+        many => format!("it runs {} services", many.len()),
+    };
+    let theirs = status.source.as_ref().map(|source| PathBuf::from(&source.path));
+    match theirs {
+        Some(theirs) if Some(&theirs) == source(config).as_ref() => {
+            report.hint(format!("{what} of the same file; what changed in it is applied by: stayput reload {name}"))
+        }
+        Some(theirs) => {
+            let theirs = printable(&theirs.display().to_string()).into_owned();
+            report.hint(format!("{what} of {theirs}; name = \"...\" in the file gives this instance another name"))
+        }
+        None => report.hint(format!("{what}, by `stayput run`; stayput stop {name}, or name = \"...\" in the file")),
+    }
+}
+
+fn status(control: &Path) -> Option<InstanceStatus> {
+    let mut client = Client::connect(control, instances::ANSWER_WITHIN).ok()?;
+    match client.request(&Request::Status {}, Some(instances::ANSWER_WITHIN), &mut |_| ()) {
+        Ok(Reply::Status(status)) => Some(*status),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Nobody reads what this process writes from now on.
@@ -122,29 +194,55 @@ fn detach(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn await_start(args: &Args, found: &Found) -> Result<ExitCode, Error> {
-    let mut client = instances::connect(found)?;
+    let services = started(found, vec!["*".to_owned()], !args.json)?;
+    let own = status(&found.control_socket).into_iter().flat_map(|status| status.services).find(|service| service.own);
+    let dashboard = match own {
+        Some(own) => started(found, vec![own.name], false)?.pop(),
+        None => None,
+    };
+    Ok(report(args, found, &services, dashboard.as_ref()))
+}
+
+/// Waits until these are started, or cannot be for now.
+fn started(found: &Found, services: Vec<String>, loud: bool) -> Result<Vec<StartedService>, Error> {
     let mut show = |event: Event| {
-        if !args.json {
+        if loud {
             output::say(&format!("{}\n", words::event(&event)));
         }
     };
-    match client.request(&Request::Start { services: vec!["*".to_owned()], wait: true }, None, &mut show) {
-        Ok(Reply::Started { services }) => Ok(report(args, found, &services)),
+    match instances::connect(found)?.request(&Request::Start { services, wait: true }, None, &mut show) {
+        Ok(Reply::Started { services }) => Ok(services),
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(found, &stayput_wire::ClientError::Unexpected(Box::new(other)))),
+        Ok(other) => Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
         Err(error) => Err(instances::unreachable(found, &error)),
     }
 }
 
-fn report(args: &Args, found: &Found, services: &[StartedService]) -> ExitCode {
+/// Where the dashboard says that it is.
+fn address(found: &Found) -> Option<String> {
+    Tokens::read(&Tokens::path(&found.control_socket)).ok().flatten()?.urls.into_iter().next()
+}
+
+fn report(args: &Args, found: &Found, services: &[StartedService], dashboard: Option<&StartedService>) -> ExitCode {
+    let address = dashboard.filter(|dashboard| dashboard.started).and_then(|_| address(found));
     if args.json {
-        output::say(&format!("{}\n", serde_json::json!({ "name": found.name, "guard": found.guard, "services": services })));
+        let document = serde_json::json!({ "name": found.name, "guard": found.guard, "services": services, "dashboard": address });
+        output::say(&format!("{document}\n"));
     } else {
-        for service in services.iter().filter(|service| !service.started) {
-            start::report(service);
+        services.iter().filter(|service| !service.started).for_each(start::report);
+        let count = services.iter().filter(|service| service.started).count();
+        match services {
+            [] => output::say(&format!("{}: there is no service yet\n", found.name)),
+            _ => output::say(&format!("{}: {count} of {} services are started\n", found.name, services.len())),
+        };
+        match (address, dashboard) {
+            (Some(address), _) => {
+                output::say(&format!("dashboard: {address}  (stayput dashboard --link prints the address that may act)\n"));
+            }
+            // Told, and no failure of the services.
+            (None, Some(dashboard)) => start::report(dashboard),
+            (None, None) => {}
         }
-        let started = services.iter().filter(|service| service.started).count();
-        output::say(&format!("{}: {started} of {} services are started\n", found.name, services.len()));
     }
     if services.iter().all(|service| service.started) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -9,6 +9,7 @@ use crate::reactor::Reactor;
 use serde_json::{Map, Value, json};
 use stayput_config::Report;
 use stayput_model::config::{InstanceConfig, Kind, OutputKind, Readiness, RestartPolicy, ServiceConfig, Source, When};
+use stayput_model::dashboard::Present;
 use stayput_model::event::Event as WorldEvent;
 use stayput_model::plan::{self, Needs};
 use stayput_model::text::{command_line, printable_bytes};
@@ -79,7 +80,11 @@ impl Reactor {
     /// Small regular files, which are never waited for: the thread has time for them.
     fn read_again(&self, source: &Source) -> Result<InstanceConfig, Report> {
         let uid = rustix::process::geteuid().as_raw();
-        stayput_config::load(&stayput_config::Request::again(source, self.world.env.clone(), uid, self.world.report))
+        let mut config = stayput_config::load(&stayput_config::Request::again(source, self.world.env.clone(), uid, self.world.report))?;
+        let own = self.world.services.values().find(|service| service.config.own && !service.removed);
+        let present = self.world.dashboard.as_ref().zip(own).map(|(asked, own)| Present { asked, service: &own.config });
+        crate::own::add(&mut config, &self.socket, present);
+        Ok(config)
     }
 
     fn plan_of(&self, source: &Source, new: &InstanceConfig) -> PlanReport {

@@ -6,7 +6,7 @@ use super::{Answers, Source, failure};
 use crate::reactor::{Message, Reactor};
 use stayput_keeper::protocol::{Reply as KeeperReply, Request as KeeperRequest, Scope};
 use stayput_model::event::{Event as WorldEvent, StopWay};
-use stayput_model::service::Target;
+use stayput_model::service::{Service, Target};
 use stayput_wire::{Failure, FailureKind, Reply, Request, SignalScope, SignalledService, pattern};
 use std::rc::Rc;
 use std::time::Duration;
@@ -223,10 +223,19 @@ impl Reactor {
         if self.world.is_ending() { Err(failure(FailureKind::Busy, "the instance is stopping")) } else { Ok(()) }
     }
 
-    /// The services that are meant by names and globs, in the order of their names; no pattern means the only one.
+    /// The services that are meant by names and globs, in the order of their names; no pattern means the only one. What is stayput's own is meant
+    /// by its name alone.
     pub(super) fn services(&self, patterns: &[String]) -> Result<Vec<String>, Failure> {
-        let names: Vec<&str> = self.world.services.keys().map(String::as_str).collect();
-        choose(&names, patterns)
+        fn names<'a>(services: &[&'a Service]) -> Vec<&'a str> {
+            services.iter().map(|service| service.config.name.as_str()).collect()
+        }
+        let (own, theirs): (Vec<&Service>, Vec<&Service>) = self.world.services.values().partition(|service| service.config.own);
+        choose(&names(&theirs), &names(&own), patterns)
+    }
+
+    /// The services that patterns can mean.
+    pub(crate) fn pattern_names(&self) -> Vec<String> {
+        self.world.services.values().filter(|service| !service.config.own).map(|service| service.config.name.clone()).collect()
     }
 
     pub(super) fn one_service(&self, name: Option<String>) -> Result<String, Failure> {
@@ -239,8 +248,9 @@ impl Reactor {
     }
 }
 
-/// The names that are meant by names and globs, each once and in the order of `names`; no pattern means the only one.
-fn choose(names: &[&str], patterns: &[String]) -> Result<Vec<String>, Failure> {
+/// The names that are meant by names and globs, each once and in the order of `names`; no pattern means the only one. Those of `own` are meant
+/// by themselves alone.
+fn choose(names: &[&str], own: &[&str], patterns: &[String]) -> Result<Vec<String>, Failure> {
     if patterns.is_empty() {
         return match names {
             [only] => Ok(vec![(*only).to_owned()]),
@@ -254,7 +264,7 @@ fn choose(names: &[&str], patterns: &[String]) -> Result<Vec<String>, Failure> {
     }
     // `*` of nothing is nothing; a name or another glob that fits nothing is a mistake.
     for wanted in patterns.iter().filter(|wanted| *wanted != "*") {
-        if !names.iter().any(|name| pattern::matches(wanted, name)) {
+        if !names.iter().any(|name| pattern::matches(wanted, name)) && !own.contains(&wanted.as_str()) {
             let message = format!("there is no service {wanted:?} in this instance");
             let close = pattern::closest(wanted, names).map(|name| format!("did you mean {name}?"));
             let hint = close.or_else(|| (!names.is_empty()).then(|| format!("it has {}", names.join(", "))));
@@ -262,7 +272,8 @@ fn choose(names: &[&str], patterns: &[String]) -> Result<Vec<String>, Failure> {
         }
     }
     let wanted = |name: &&&str| patterns.iter().any(|wanted| pattern::matches(wanted, name));
-    Ok(names.iter().filter(wanted).map(|name| (*name).to_owned()).collect())
+    let by_name = |name: &&&str| patterns.iter().any(|wanted| wanted == **name);
+    Ok(names.iter().filter(wanted).chain(own.iter().filter(by_name)).map(|name| (*name).to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -271,7 +282,7 @@ mod tests {
 
     fn chosen(names: &[&str], patterns: &[&str]) -> Result<Vec<String>, Failure> {
         let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-        choose(names, &patterns)
+        choose(names, &["dashboard"], &patterns)
     }
 
     #[test]
@@ -281,6 +292,8 @@ mod tests {
         assert_eq!(chosen(&names, &["*"]).unwrap(), names);
         assert_eq!(chosen(&["only"], &[]).unwrap(), ["only"]);
         assert_eq!(chosen(&[], &["*"]).unwrap(), [""; 0]);
+        assert_eq!(chosen(&names, &["d*", "dashboard"]).unwrap(), ["db", "dashboard"]);
+        assert_eq!(chosen(&names, &["dash*"]).unwrap_err().kind, FailureKind::UnknownService);
         let several = chosen(&names, &[]).unwrap_err();
         assert_eq!(several.kind, FailureKind::BadRequest);
         assert!(several.hint.unwrap().contains("api, db"));

@@ -114,6 +114,7 @@ impl Reactor {
         services.iter().all(|name| match self.state_of(name) {
             // Under way: its own time limits end it.
             Some(State::Starting | State::Restarting | State::Handover | State::Stopping) => self.is_overdue(name),
+            Some(State::WaitingForPort) => !self.world.is_given_way(name),
             // It starts as soon as the others have come so far; they will not if they are stuck.
             Some(State::WaitingFor) => self.is_stuck(name, 0),
             Some(_) | None => true,
@@ -222,6 +223,7 @@ impl Reactor {
             | What::Removed
             | What::Reconfigured { .. }
             | What::Reverted
+            | What::GaveWay { .. }
             | What::Ended { .. }
             | What::Stopped { .. } => return None,
         })

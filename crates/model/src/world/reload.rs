@@ -75,7 +75,7 @@ impl World {
 
 impl Service {
     /// Its configuration is this from now on; `old_base` and `base` are the environments of the instance.
-    fn reconfigure(&mut self, new: ServiceConfig, old_base: &[Vec<u8>], base: &[Vec<u8>], turn: &mut Turn<'_>) {
+    pub(super) fn reconfigure(&mut self, new: ServiceConfig, old_base: &[Vec<u8>], base: &[Vec<u8>], turn: &mut Turn<'_>) {
         let fields = plan::service(&self.config, old_base, &new, base);
         let back = std::mem::take(&mut self.removed);
         let mut old = std::mem::replace(&mut self.config, new);

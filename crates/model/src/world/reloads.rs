@@ -2,7 +2,7 @@
 
 use super::hosts::service;
 use super::sim::{Sim, address};
-use crate::config::{Health, HealthCheck, InstanceConfig, Mode, ReportStyle, ServiceConfig};
+use crate::config::{Dashboard, Health, HealthCheck, InstanceConfig, Mode, ReportStyle, ServiceConfig};
 use crate::event::{Event, GenerationId};
 use crate::notice::What;
 use std::time::Duration;
@@ -100,4 +100,56 @@ fn changed_files_are_a_restart() {
     sim.tell(Event::FilesChanged { service: "web".to_owned(), path: "app.py".to_owned(), count: 1000 });
     sim.are("web: up 1:serving 2:starting").stop(&["web"]);
     assert!(sim.watched.is_empty());
+}
+
+/// An instance with a dashboard that is to be on port 5000 of 0.0.0.0.
+fn with_dashboard(declared: bool, taken: &[u16], services: Vec<ServiceConfig>) -> Sim {
+    let dashboard = Dashboard { listen: vec![address(5000)], declared, read_only: false };
+    let mut config = InstanceConfig { services, ..InstanceConfig::new("host", Mode::Up, ReportStyle::Plain) };
+    config.dashboard = Some(dashboard.clone());
+    crate::dashboard::install(&mut config, b"/c", true, None);
+    let mut sim = Sim::host(Vec::new());
+    sim.world.dashboard = Some(dashboard);
+    sim.taken = taken.iter().map(|port| address(*port)).collect();
+    sim.tell(Event::Configure(Box::new(config)));
+    sim
+}
+
+fn moved(sim: &Sim) -> Vec<(Option<String>, u16)> {
+    let to = |what: &What| match what {
+        What::GaveWay { service, to, .. } => Some((service.clone(), to.port())),
+        _ => None,
+    };
+    sim.said.iter().filter_map(to).collect()
+}
+
+#[test]
+fn the_dashboard_goes_on_to_the_first_port_that_nobody_has() {
+    let mut sim = with_dashboard(false, &[5000, 5001], vec![]);
+    assert_eq!(moved(&sim), [(None, 5001), (None, 5002)]);
+    sim.serves("dashboard", 5002).are("dashboard: up 1:serving");
+    assert!(sim.waiting.is_empty(), "{:?}", sim.waiting);
+    // One that was told where to be waits there, as everybody does.
+    let mut sim = with_dashboard(true, &[5000], vec![]);
+    assert_eq!(moved(&sim), []);
+    sim.are("dashboard: up hold").free(5000);
+    sim.deliver();
+    sim.are("dashboard: up 1:starting");
+}
+
+#[test]
+fn the_dashboard_gives_way_to_a_service_that_binds_its_port_later() {
+    for declared in [false, true] {
+        let mut sim = with_dashboard(declared, &[], vec![service("web", |_| ())]);
+        sim.serves("dashboard", 5000).seconds(2);
+        let (web, first) = (sim.newest("web").0, sim.newest("dashboard").0);
+        sim.listens(web, 5000).listens(web, 5000);
+        assert_eq!(moved(&sim), [(Some("web".to_owned()), 5001)]);
+        sim.ends("web", 98).is_of("web", "up hold");
+        sim.serves("dashboard", 5001).seconds(1).has_left(first, 0, 0).seconds(2);
+        sim.serves("web", 5000);
+        let mut ports: Vec<u16> = sim.listeners.values().map(|listener| listener.address.port()).collect();
+        ports.sort_unstable();
+        assert_eq!((ports, moved(&sim).len()), (vec![5000, 5001], 1), "{}", sim.pictures());
+    }
 }

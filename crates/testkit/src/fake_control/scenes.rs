@@ -165,6 +165,7 @@ pub(super) fn running(name: &str, port: u16, id: u64) -> ServiceStatus {
         next: None,
         command: format!("python3 -m {name} --port {port}"),
         origin: Some(ConfigOrigin { path: None, line: u32::from(port % 90) + 4, column: 1 }),
+        own: false,
     }
 }
 

@@ -13,49 +13,60 @@ const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// Refuses a command that cannot be executed: not found (naming where it was looked for), a directory, not executable.
 pub(super) fn command(command: &OsStr) -> Result<(), Error> {
+    let here = std::env::current_dir().unwrap_or_default();
+    command_in(command, &here, std::env::var_os("PATH"))
+}
+
+/// As [`command`], of what is executed in this working directory and with this `PATH`.
+pub(in crate::commands) fn command_in(command: &OsStr, cwd: &Path, path: Option<OsString>) -> Result<(), Error> {
     let shown = printable_bytes(command.as_bytes());
     let bad = |what: String| Error::new(Kind::BadInput, what);
     if command.is_empty() {
         return Err(bad("the command is empty".to_owned()).hint("stayput run -- python3 -m http.server 8000"));
     }
     if command.as_bytes().contains(&b'/') {
-        return match executable(Path::new(command)) {
+        return match executable(&cwd.join(command)) {
             Ok(()) => Ok(()),
-            Err(why) => Err(hint_for(bad(format!("{shown}: {why}")), &shown, why)),
+            Err(why) => Err(hint_for(bad(format!("{shown}: {why}")), &shown, why, cwd)),
         };
     }
     // execvp(3): without PATH the C library looks in /bin and /usr/bin.
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
+    let path = path.unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
     let places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let mut found = None;
+    let (mut found, mut closed) = (None, Vec::new());
     for place in &places {
-        let candidate = place.join(command);
+        let candidate = cwd.join(place).join(command);
         match executable(&candidate) {
             Ok(()) => return Ok(()),
             Err(Unusable::NotFound) => {}
+            // It may be there: nobody can say.
+            Err(Unusable::NotPermitted) => closed.push(place.display().to_string()),
             Err(why) => found = found.or(Some((candidate, why))),
         }
     }
     if let Some((candidate, why)) = found {
         let shown = printable_bytes(candidate.as_os_str().as_bytes());
-        return Err(hint_for(bad(format!("{shown}: {why}")), &shown, why));
+        return Err(hint_for(bad(format!("{shown}: {why}")), &shown, why, cwd));
     }
-    let error = bad(format!("there is no command {shown:?}")).hint(format!("looked in PATH: {}", printable_bytes(path.as_bytes())));
+    let mut error = bad(format!("there is no command {shown:?}")).hint(format!("looked in PATH: {}", printable_bytes(path.as_bytes())));
+    if !closed.is_empty() {
+        error = error.hint(format!("this user may not look into {}", printable(&closed.join(", "))));
+    }
     Err(if shown.contains(' ') {
         error.hint("give the command and its arguments as separate words, or use: sh -c '...'")
-    } else if Path::new(command).is_file() {
+    } else if cwd.join(command).is_file() {
         error.hint(format!("for the file in this directory write ./{shown}"))
     } else {
         error
     })
 }
 
-fn hint_for(error: Error, shown: &str, why: Unusable) -> Error {
+fn hint_for(error: Error, shown: &str, why: Unusable, cwd: &Path) -> Error {
     match why {
         Unusable::NotExecutable => error.hint(format!("chmod +x {shown}, or name its interpreter: python3 {shown}, sh {shown}")),
         Unusable::Directory => error.hint("name the program in it"),
         Unusable::NotFound | Unusable::NotPermitted => {
-            let here = std::env::current_dir().map_or("unreadable".to_owned(), |here| here.display().to_string());
+            let here = cwd.display().to_string();
             error.hint(format!("a path with a slash is not looked up in PATH; the working directory is {}", printable(&here)))
         }
     }
@@ -96,7 +107,7 @@ fn executable(path: &Path) -> Result<(), Unusable> {
 const START_MAX: usize = 1 << 20;
 
 /// Refuses a command line and an environment with which nothing could be executed.
-pub(super) fn size(argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(), Error> {
+pub(in crate::commands) fn size(argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(), Error> {
     let bytes: usize = argv.iter().chain(env).map(|word| word.len() + 1).sum();
     if bytes <= START_MAX {
         return Ok(());
@@ -112,17 +123,14 @@ pub(super) fn size(argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(), Error> {
     })
 }
 
-/// Refuses declared addresses that this machine does not have, and ports that this user may not bind.
-pub(super) fn ports(ports: &[SocketAddr]) -> Result<(), Error> {
-    for address in ports {
-        exists(address)?;
-        may_bind(address)?;
-    }
-    Ok(())
+/// Refuses a declared address that this machine does not have, and a port that this user may not bind. `by` is how it was said.
+pub(in crate::commands) fn port(address: &SocketAddr, by: &str) -> Result<(), Error> {
+    exists(address, by)?;
+    may_bind(address, by)
 }
 
 /// Asks with port 0, so that no real port is taken even for a moment.
-fn exists(address: &SocketAddr) -> Result<(), Error> {
+fn exists(address: &SocketAddr, by: &str) -> Result<(), Error> {
     let ask = || {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -131,13 +139,13 @@ fn exists(address: &SocketAddr) -> Result<(), Error> {
         rustix::net::bind(&socket, &any_port)
     };
     ask().map_err(|error| {
-        Error::new(Kind::BadInput, format!("--port {address}: this address cannot be bound here"))
+        Error::new(Kind::BadInput, format!("{by}{address}: this address cannot be bound here"))
             .because(&error)
             .hint("`ip addr` lists the addresses of this machine; 0.0.0.0 is all of IPv4, [::] all of IPv6")
     })
 }
 
-fn may_bind(address: &SocketAddr) -> Result<(), Error> {
+fn may_bind(address: &SocketAddr, by: &str) -> Result<(), Error> {
     // ip(7): ports below this need CAP_NET_BIND_SERVICE. If it cannot be read, the bind itself will tell.
     let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let Some(first_free) = first_free.ok().and_then(|text| text.trim().parse::<u16>().ok()) else { return Ok(()) };
@@ -145,7 +153,7 @@ fn may_bind(address: &SocketAddr) -> Result<(), Error> {
         return Ok(());
     }
     let port = address.port();
-    Err(Error::new(Kind::NotPermitted, format!("--port {address}: ports below {first_free} need the right CAP_NET_BIND_SERVICE"))
+    Err(Error::new(Kind::NotPermitted, format!("{by}{address}: ports below {first_free} need the right CAP_NET_BIND_SERVICE"))
         .hint(format!("allow it for everybody: sudo sysctl net.ipv4.ip_unprivileged_port_start={port}")))
 }
 
@@ -178,8 +186,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert!(ports(&["127.0.0.1:8000".parse().unwrap()]).is_ok());
+        assert!(port(&"127.0.0.1:8000".parse().unwrap(), "").is_ok());
         // TEST-NET-1 (RFC 5737) belongs to nobody.
-        assert!(ports(&["192.0.2.1:8000".parse().unwrap()]).is_err());
+        assert!(port(&"192.0.2.1:8000".parse().unwrap(), "").is_err());
     }
 }
