@@ -68,12 +68,12 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
     if !args.detached && !args.json && config.services.iter().all(|service| service.own) {
         output::say(&how_to_add(&config));
     }
-    // Not before: whoever reads it connects.
-    let reachable = |runtime: &RuntimeDir| {
+    let (runtime, control) = run::listen(runtime)?;
+    if args.detached {
         output::say(&format!("{STARTED}{}\n", runtime.path().display()));
-        silence()
-    };
-    run::become_guard(runtime, &config, |runtime| if args.detached { reachable(runtime) } else { Ok(()) })
+        silence()?;
+    }
+    run::become_guard(runtime, control, &config)
 }
 
 fn configuration(args: &Args) -> Result<InstanceConfig, Error> {
