@@ -8,6 +8,7 @@ pub(super) mod preflight;
 mod user;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,7 +101,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let name = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or(&service.name).to_owned();
     service.name.clone_from(&name);
     let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
-    become_guard(runtime, &config, |_| Ok(()))
+    let (runtime, control) = listen(runtime)?;
+    become_guard(runtime, control, &config)
 }
 
 /// Refuses a command that could not be executed, as `run` does.
@@ -108,21 +110,19 @@ pub(crate) fn check_command(command: &std::ffi::OsStr) -> Result<(), Error> {
     preflight::command(command)
 }
 
-/// Makes the control socket, says so, and becomes the guard.
-pub(super) fn become_guard(
-    runtime: RuntimeDir,
-    config: &InstanceConfig,
-    reachable: impl FnOnce(&RuntimeDir) -> Result<(), Error>,
-) -> Result<ExitCode, Error> {
-    let control = match runtime.listen() {
-        Ok(control) => control,
+/// The control socket of an instance that is about to be: from now on clients connect, and wait for the daemon to answer.
+pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error> {
+    match runtime.listen() {
+        Ok(control) => Ok((runtime, control)),
         Err(error) => {
             // What cannot be removed now is taken over by the next instance of the name.
             let _ = runtime.remove();
-            return Err(directory_error(&error));
+            Err(directory_error(&error))
         }
-    };
-    reachable(&runtime)?;
+    }
+}
+
+pub(super) fn become_guard(runtime: RuntimeDir, control: OwnedFd, config: &InstanceConfig) -> Result<ExitCode, Error> {
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
