@@ -39,7 +39,7 @@ fn when_its_time_is_over_it_gets_all_of_them() {
     assert_eq!(outcome(&sim), Outcome::Settled);
     let ledger = sim.world.services["web"].ledgers.back().unwrap();
     let canary = ledger.canary.unwrap();
-    assert_eq!(canary.ended.unwrap().since(canary.began.unwrap()), Duration::from_secs(60));
+    assert_eq!(canary.ended.unwrap().since(canary.began.unwrap()), Duration::from_mins(1));
 }
 
 #[test]
