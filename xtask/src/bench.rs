@@ -5,6 +5,7 @@
 mod compare;
 mod contestant;
 mod costs;
+mod instructions;
 mod logs;
 mod micro;
 mod peers;
@@ -38,6 +39,8 @@ enum What {
     Compare,
     /// The micro-benchmarks of the crates, kept in docs/bench/micro.txt
     Micro,
+    /// Instructions of the hot parts, counted by callgrind, beside those that were accepted: fails at 10 % more
+    Instructions(instructions::Options),
     /// Four trials for everybody who keeps servers running and can be had, beside stayput
     Peers(peers::Options),
     /// Port questions beside lsof, fuser and ss, idle and in a crowd; `wait --free` a thousand times (as root)
@@ -134,6 +137,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
             compare::run()?;
             render::write(&load_figures())?;
         }
+        What::Instructions(options) => return instructions::run(options).map(|()| ExitCode::SUCCESS),
         What::Micro => {
             micro::run()?;
             render::write(&load_figures())?;
@@ -151,6 +155,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         What::Render => render::write(&load_figures())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The counts of instructions beside the accepted ones, for the test run.
+///
+/// # Errors
+/// More than is tolerated, or they cannot be counted.
+pub(crate) fn count_instructions() -> Result<(), String> {
+    instructions::run(&instructions::Options::default())
 }
 
 fn figures_path() -> PathBuf {

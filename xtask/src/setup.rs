@@ -36,6 +36,7 @@ const TOOLS: &[Tool] = &[
     // The program and its modules, without a service that would be started.
     Tool { program: "apache2", package: "apache2-bin", without: "Apache" },
     Tool { program: "redis-server", package: "redis-server", without: "Redis" },
+    Tool { program: "valgrind", package: "valgrind", without: "counted instructions" },
     Tool { program: "puma", package: "puma", without: "the page about Rails" },
     // `java File.java` wants a compiler, which the runtime alone has not.
     Tool { program: "javac", package: "default-jdk-headless", without: "Java NIO" },

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
-use crate::{setup, web};
+use crate::{bench, setup, web};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -30,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     // Who asked for a certain test asked for that one.
     if arguments.cargo.is_empty() {
         web::check()?;
+        bench::count_instructions()?;
     }
     println!("cargo xtask test: all tests passed");
     Ok(ExitCode::SUCCESS)

@@ -1,28 +1,15 @@
 //! What the kernel's list of sockets costs to ask for and to read. `cargo bench -p stayput-kernel`.
 
+mod message;
+
 use std::net::{TcpListener, TcpStream};
 
 use divan::{Bencher, black_box};
+use message::message;
 use stayput_kernel::sock_diag::{Query, SockDiag, States, parse_inet};
 
 fn main() {
     divan::main();
-}
-
-/// `struct inet_diag_msg` of a listener on 127.0.0.1:5000 without attributes (linux/inet_diag.h).
-fn message() -> Vec<u8> {
-    let mut bytes = vec![2, 10, 0, 0];
-    bytes.extend(5000_u16.to_be_bytes());
-    bytes.extend([0; 2]);
-    bytes.extend([127, 0, 0, 1]);
-    bytes.extend([0; 12 + 16 + 4]);
-    bytes.extend([7; 8]);
-    bytes.extend([0; 4]);
-    bytes.extend(1_u32.to_ne_bytes());
-    bytes.extend(128_u32.to_ne_bytes());
-    bytes.extend(1000_u32.to_ne_bytes());
-    bytes.extend(4711_u32.to_ne_bytes());
-    bytes
 }
 
 #[divan::bench]

@@ -8,8 +8,15 @@ use super::machine;
 use crate::setup::workspace;
 
 /// Package and bench target.
-const BENCHES: [(&str, &str); 4] =
-    [("stayput-model", "world"), ("stayput-keeper", "steering"), ("stayput-wire", "codec"), ("stayput-kernel", "sock_diag")];
+const BENCHES: [(&str, &str); 7] = [
+    ("stayput-model", "world"),
+    ("stayput-keeper", "steering"),
+    ("stayput-wire", "codec"),
+    ("stayput-logs", "log"),
+    ("stayput-kernel", "sock_diag"),
+    ("stayput-kernel", "steering"),
+    ("stayput-kernel", "trap"),
+];
 
 fn path() -> PathBuf {
     workspace().join("docs/bench/micro.txt")
@@ -28,7 +35,7 @@ pub(super) fn run() -> Result<(), String> {
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let _ = writeln!(all, "$ cargo bench -p {package}\n{}\n", lines.join("\n"));
+        let _ = writeln!(all, "$ cargo bench -p {package} --bench {bench}\n{}\n", lines.join("\n"));
     }
     print_and_keep(&all)
 }
