@@ -84,7 +84,7 @@ while True: time.sleep(1000)
         let mut running = env.run("talker", &["--user", "nobody", "--ready", "notify"], &command);
         running.wait_ready();
         let log = running.log();
-        assert!(log.contains("['/nonexistent', 'nobody', 'nobody', '/usr/sbin/nologin'] []"), "{log}");
+        assert!(log.contains("['/nonexistent', 'nobody', 'nobody', '/usr/sbin/nologin'] [65534]"), "{log}");
         running.stop();
     });
 }
@@ -112,10 +112,10 @@ except PermissionError as error: print('refused:', error.errno, flush=True)
 both_users! {
     fn nobody_is_guessed_and_nothing_is_started(env) {
         for (user, part) in [
-            ("no-such-user-here", "there is no user"),
-            ("root:no-such-group-here", "there is no group"),
-            ("", "no user"),
-            ("4000000000", "not in /etc/passwd"),
+            ("no-such-user-here", "there is no such user"),
+            ("root:no-such-group-here", "there is no such group"),
+            ("", "no such user"),
+            ("4000000000", "no account in /etc/passwd"),
             ("4294967295", "no id"),
         ] {
             let output = env.cli(["run", "--user", user, "--", "touch", "started"], PATIENCE);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use stayput_ports::facts::Role;
 
-use crate::process::Running;
+use crate::process::{LOOK, Running};
 use crate::result::Flask;
 use crate::scenario::{Shared, answers};
 use crate::{Cancel, Error};
@@ -51,19 +51,12 @@ fn version(cancel: &Cancel) -> Result<Result<String, String>, Error> {
     let mut python = Command::new("python3");
     python.args(["-c", VERSION]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let Ok(mut child) = python.spawn() else { return Ok(Err("there is no python3 here".to_owned())) };
-    let start = Instant::now();
-    loop {
-        let ended = child.try_wait();
-        if cancel.is_cancelled() || start.elapsed() > Duration::from_secs(8) {
-            let _ = child.kill();
-            let _ = child.wait();
-            cancel.check()?;
-            return Ok(Err("python3 took longer than 8 s to import flask_socketio".to_owned()));
-        }
-        if !matches!(ended, Ok(None)) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    let waited = i32::try_from(child.id()).ok().and_then(|pid| stayput_kernel::process::pidfd(pid).ok());
+    let waited = waited.map_or(Ok(true), |pidfd| cancel.until_readable(pidfd, Duration::from_secs(8)));
+    if !matches!(waited, Ok(true)) {
+        let _ = child.kill();
+        let _ = child.wait();
+        return waited.map(|_| Err("python3 took longer than 8 s to import flask_socketio".to_owned()));
     }
     let output = child.wait_with_output().ok().filter(|output| output.status.success());
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
@@ -100,13 +93,12 @@ fn measured(shared: &Shared<'_>, port: u16, flask: &mut Flask) -> Result<(), Err
 fn until_it_answers(shared: &Shared<'_>, running: &mut Running, port: u16) -> Result<(), Error> {
     let start = Instant::now();
     loop {
-        shared.cancel.check()?;
         if answers(port, None) {
             return Ok(());
         }
         if running.ended().is_some() || start.elapsed() > Duration::from_secs(8) {
             return Err(Error::Server("Flask-SocketIO did not start within 8 s".to_owned()));
         }
-        std::thread::sleep(Duration::from_millis(5));
+        shared.cancel.pause(LOOK)?;
     }
 }

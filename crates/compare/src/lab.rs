@@ -68,6 +68,7 @@ fn leave_time_wait(old: &Old, port: u16) -> Result<(), Errno> {
         if start.elapsed() > Duration::from_secs(2) {
             return Err(Errno::TIMEDOUT);
         }
+        // The last packets are on their way through the loopback device; TIME_WAIT has no event.
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())

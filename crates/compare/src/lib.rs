@@ -5,6 +5,7 @@
 //! It owns the processes that it starts and a directory of its own, and leaves neither behind. It refuses to touch a port that somebody else
 //! has, and to talk to anything but 127.0.0.1.
 
+mod cancel;
 mod environment;
 mod flask;
 mod judge;
@@ -20,8 +21,8 @@ pub mod story;
 mod watch;
 
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use cancel::Cancel;
 pub use place::Place;
 pub use run::run;
 
@@ -36,26 +37,6 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// Version of stayput, for the record.
     pub version: String,
-}
-
-/// Tells a running comparison to end.
-#[derive(Debug, Default)]
-pub struct Cancel(AtomicBool);
-
-impl Cancel {
-    /// Everything ends within moments.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    }
 }
 
 /// Why there is no comparison.

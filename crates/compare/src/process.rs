@@ -4,19 +4,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use stayput_kernel::process;
 
+use crate::cancel::readable;
 use crate::story::{self, Server};
 use crate::{Cancel, Error, Place};
 
-/// Between two looks at something that has no event of its own.
+/// Between two looks at something that has no event: whether a server answers is known by asking it alone.
 pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// A process that ends with this value.
@@ -70,12 +71,15 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         // Not reaped while `child` lives without a status, so the pid is still its own.
-        if self.status.is_none()
-            && let Some(pid) = i32::try_from(self.child.id()).ok()
-            && let Ok(pidfd) = process::pidfd(pid)
-        {
+        if let Some(pidfd) = self.pidfd() {
             let _ = process::signal(&pidfd, signal.as_raw());
         }
+    }
+
+    /// `None`: it was seen to end.
+    fn pidfd(&self) -> Option<OwnedFd> {
+        let pid = i32::try_from(self.child.id()).ok().filter(|_| self.status.is_none());
+        process::pidfd(pid?).ok()
     }
 
     /// How it ended, if it did.
@@ -88,15 +92,13 @@ impl Running {
 
     /// Waits for its end. False: it still runs at the deadline.
     pub(crate) fn wait(&mut self, deadline: Duration, cancel: &Cancel) -> Result<bool, Error> {
-        let start = Instant::now();
-        while self.ended().is_none() {
-            cancel.check()?;
-            if start.elapsed() >= deadline {
-                return Ok(false);
-            }
-            std::thread::sleep(LOOK);
+        cancel.check()?;
+        if self.ended().is_none()
+            && let Some(pidfd) = self.pidfd()
+        {
+            cancel.until_readable(pidfd, deadline)?;
         }
-        Ok(true)
+        Ok(self.ended().is_some())
     }
 
     /// The last line that it wrote to standard error before it ended.
@@ -111,9 +113,8 @@ impl Running {
         drop(self.child.stdin.take());
         if self.ended().is_none() && self.gently {
             self.signal(Signal::TERM);
-            let start = Instant::now();
-            while self.ended().is_none() && start.elapsed() < Duration::from_secs(8) {
-                std::thread::sleep(LOOK);
+            if let Some(pidfd) = self.pidfd() {
+                readable(&[pidfd.as_fd()], Duration::from_secs(8));
             }
         }
         if self.ended().is_none() {
@@ -136,13 +137,9 @@ impl Drop for Running {
 fn wait_for_writers(mut stderr: std::process::ChildStderr) {
     let start = Instant::now();
     let mut buffer = [0; 4096];
-    loop {
-        let left = Duration::from_secs(2).saturating_sub(start.elapsed());
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&stderr, PollFlags::IN)], Some(&left)) {
-            Ok(1..) if matches!(stderr.read(&mut buffer), Ok(1..)) => {}
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
+    while readable(&[stderr.as_fd()], Duration::from_secs(2).saturating_sub(start.elapsed())) {
+        if !matches!(stderr.read(&mut buffer), Ok(1..)) {
+            return;
         }
     }
 }

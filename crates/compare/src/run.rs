@@ -1,13 +1,15 @@
 //! The order of the scenarios: *before* waits for the kernel in the background, the others run meanwhile, stayput's own restart runs alone.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd as _;
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stayput_kernel::process;
 use stayput_kernel::procfs::Proc;
 
+use crate::cancel::readable;
 use crate::environment::environment;
 use crate::flask::flask;
 use crate::lab::lab;
@@ -156,10 +158,9 @@ fn start<'scope>(
     scenario: impl FnOnce() -> Result<Scenario, Error> + Send + 'scope,
 ) {
     if !beside {
-        // Joined in the end; here only waited for.
-        while running.iter().any(|handle| !handle.is_finished()) && !shared.cancel.is_cancelled() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        // Joined in the end; here only waited for. A thread's end is no event that can be waited for beside the word to end; a look costs nothing
+        // beside scenarios of seconds.
+        while running.iter().any(|handle| !handle.is_finished()) && shared.cancel.pause(Duration::from_millis(20)).is_ok() {}
     }
     let id = id.to_owned();
     running.push(scope.spawn(move || kept(&id, &id, port, scenario())));
@@ -251,11 +252,12 @@ fn end_descendants() {
         if alive.is_empty() {
             return;
         }
-        for pid in alive {
-            if let Ok(pidfd) = process::pidfd(pid) {
-                let _ = process::signal(&pidfd, Signal::KILL.as_raw());
-            }
+        let killed: Vec<_> = alive.into_iter().filter_map(|pid| process::pidfd(pid).ok()).collect();
+        for pidfd in &killed {
+            let _ = process::signal(pidfd, Signal::KILL.as_raw());
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        for pidfd in &killed {
+            readable(&[pidfd.as_fd()], Duration::from_secs(1));
+        }
     }
 }

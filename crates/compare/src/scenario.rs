@@ -76,14 +76,9 @@ impl<'run> Stage<'run> {
         self.scenario.log.push(Line { at_ms: self.now_ms(), time, text: text.into() });
     }
 
-    /// Sleeps in slices that hear a Ctrl-C.
+    /// Lets time pass; a Ctrl-C ends it.
     pub(crate) fn pause(&self, time: Duration) -> Result<(), Error> {
-        let start = Instant::now();
-        while let Some(left) = time.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
-            self.shared.cancel.check()?;
-            std::thread::sleep(left.min(Duration::from_millis(20)));
-        }
-        self.shared.cancel.check()
+        self.shared.cancel.pause(time)
     }
 
     pub(crate) fn launch(&mut self, server: &Server, role: &'static str) -> Result<Running, Error> {
@@ -139,14 +134,13 @@ impl<'run> Stage<'run> {
     pub(crate) fn until_it_answers(&self, running: &mut Running, deadline: Duration) -> Result<bool, Error> {
         let start = Instant::now();
         loop {
-            self.shared.cancel.check()?;
             if answers(self.port(), Some(running.pid())) {
                 return Ok(true);
             }
             if running.ended().is_some() || start.elapsed() > deadline {
                 return Ok(false);
             }
-            std::thread::sleep(LOOK);
+            self.pause(LOOK)?;
         }
     }
 

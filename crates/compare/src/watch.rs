@@ -9,6 +9,7 @@ use stayput_kernel::sock_diag::{Query, SockDiag, State, States, Timer};
 
 use crate::result::Listener;
 
+/// There is no event of a `listen`: a socket that listens for less than this may not be seen.
 const EVERY: Duration = Duration::from_millis(8);
 
 /// A watch that runs until it is asked for what it saw.

@@ -1,10 +1,11 @@
-//! Users and groups, from the text of `/etc/passwd` and `/etc/group` (passwd(5), group(5)). Directories in the network are not asked: a
-//! service whose user is only there is given by number.
+//! Users and groups, from the text of `/etc/passwd` and `/etc/group` (passwd(5), group(5)). Directories in the network (LDAP, sssd) are not asked, because
+//! those are plug-ins of the C library, which a static program does not have: a service whose user is only there is given by number.
 
-use crate::value::Wrong;
+use crate::files::Files;
 use stayput_model::config::UserSpec;
+use std::path::Path;
 
-/// The text of both files; empty if they cannot be read.
+/// The text of both files.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     /// `/etc/passwd`.
@@ -12,6 +13,38 @@ pub struct Accounts {
     /// `/etc/group`.
     pub group: String,
 }
+
+/// Why a text names nobody, or nobody in particular.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccountError {
+    /// No user has this name; this one is like it.
+    NoUser(Option<String>),
+    /// No group has this name; this one is like it.
+    NoGroup(Option<String>),
+    /// The name of one user or group is the number of another.
+    Ambiguous(&'static str, u32),
+    /// Digits that are no id.
+    NotAnId,
+    /// This number has no account, so its group must be named.
+    GroupUnknown(u32),
+    /// This file is there and cannot be read, for this reason.
+    Unreadable(&'static str, String),
+}
+
+impl std::fmt::Display for AccountError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoUser(_) => f.write_str("there is no such user in /etc/passwd"),
+            Self::NoGroup(_) => f.write_str("there is no such group in /etc/group"),
+            Self::Ambiguous(what, _) => write!(f, "this is the name of one {what} and the number of another"),
+            Self::NotAnId => f.write_str("this is no id: they go from 0 to 4294967294"),
+            Self::GroupUnknown(_) => f.write_str("this number has no account in /etc/passwd, so its group is not known"),
+            Self::Unreadable(path, why) => write!(f, "{path} cannot be read: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for AccountError {}
 
 /// A user or a group as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +63,23 @@ struct Account<'a> {
     shell: &'a str,
 }
 
+/// Larger than any of these files.
+const MOST: usize = 16 << 20;
+
 impl Accounts {
+    /// Those of this machine. A file that is not there is empty: in a minimal container only numbers mean something.
+    ///
+    /// # Errors
+    /// One of them is there and cannot be read.
+    pub fn read(files: &dyn Files) -> Result<Self, AccountError> {
+        let text = |path: &'static str| match files.read(Path::new(path), MOST) {
+            Ok((bytes, _)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(AccountError::Unreadable(path, error.to_string())),
+        };
+        Ok(Self { passwd: text("/etc/passwd")?, group: text("/etc/group")? })
+    }
+
     fn users(&self) -> impl Iterator<Item = Account<'_>> {
         self.passwd.lines().filter_map(|line| {
             let mut fields = line.split(':');
@@ -52,43 +101,30 @@ impl Accounts {
         })
     }
 
-    /// The user in numbers, with the groups that it belongs to.
+    /// The user in numbers, with the groups that it belongs to, its own among them, as initgroups(3) sets them.
     ///
     /// # Errors
-    /// Nobody is called so; digits are both a number and somebody's name; a number without an account, and no group.
-    pub fn user(&self, user: Who<'_>, group: Option<Who<'_>>) -> Result<UserSpec, Wrong> {
+    /// As [`AccountError`] says.
+    pub fn user(&self, user: Who<'_>, group: Option<Who<'_>>) -> Result<UserSpec, AccountError> {
+        let uid = match user {
+            Who::Number(number) => number,
+            Who::Text(text) => {
+                let named = self.users().find(|account| account.name == text).map(|account| account.uid);
+                let missing = || AccountError::NoUser(near(text, self.users().map(|account| account.name)));
+                one("user", text, named, missing)?
+            }
+        };
         let account = match user {
-            Who::Text(name) => match (self.users().find(|account| account.name == name), digits(name)) {
-                (Some(account), None) => Some(account),
-                (Some(account), Some(number)) if account.uid == number => Some(account),
-                (Some(_), Some(number)) => return Err(ambiguous("user", number)),
-                (None, Some(number)) => self.users().find(|account| account.uid == number),
-                (None, None) => {
-                    let near = crate::decode::suggest(name, self.users().map(|account| account.name).collect::<Vec<_>>().into_iter());
-                    return Err(Wrong::new(
-                        "there is no such user in /etc/passwd",
-                        near.map_or("give its number".to_owned(), |near| format!("did you mean {near}?")),
-                    ));
-                }
-            },
-            Who::Number(number) => self.users().find(|account| account.uid == number),
+            Who::Text(name) => self.users().find(|account| account.name == name),
+            Who::Number(_) => None,
         };
-        let uid = match (&account, user) {
-            (Some(account), _) => account.uid,
-            (None, Who::Number(number)) => number,
-            (None, Who::Text(text)) => digits(text).unwrap_or_default(),
-        };
+        let account = account.or_else(|| self.users().find(|account| account.uid == uid));
         let group = group.map(|group| self.group(group)).transpose()?;
-        let Some(gid) = group.or(account.as_ref().map(|account| account.gid)) else {
-            return Err(Wrong::new("this number has no account in /etc/passwd, so its group is not known", "say it too: group = NUMBER"));
-        };
+        let gid = group.or(account.as_ref().map(|account| account.gid)).ok_or(AccountError::GroupUnknown(uid))?;
         let name = account.as_ref().map(|account| account.name);
-        let mut groups: Vec<u32> = self
-            .groups()
-            .filter(|(_, _, members)| name.is_some_and(|name| members.split(',').any(|member| member == name)))
-            .map(|(_, gid, _)| gid)
-            .chain([gid])
-            .collect();
+        let is_member = |members: &str| name.is_some_and(|name| members.split(',').any(|member| member.trim() == name));
+        let memberships = self.groups().filter(|(_, _, members)| is_member(members)).map(|(_, gid, _)| gid);
+        let mut groups: Vec<u32> = memberships.chain([gid]).collect();
         groups.sort_unstable();
         groups.dedup();
         let bytes = |text: &str| Some(text.as_bytes().to_vec()).filter(|text| !text.is_empty());
@@ -105,40 +141,35 @@ impl Accounts {
     /// The number of a group.
     ///
     /// # Errors
-    /// None is called so, or digits are both a number and a group's name.
-    pub fn group(&self, group: Who<'_>) -> Result<u32, Wrong> {
-        let name = match group {
-            Who::Number(number) => return Ok(number),
-            Who::Text(name) => name,
-        };
-        let found = self.groups().find(|(known, _, _)| *known == name).map(|(_, gid, _)| gid);
-        match (found, digits(name)) {
-            (Some(gid), None) => Ok(gid),
-            (Some(gid), Some(number)) if gid == number => Ok(gid),
-            (Some(_), Some(number)) => Err(ambiguous("group", number)),
-            (None, Some(number)) => Ok(number),
-            (None, None) => {
-                let near = crate::decode::suggest(name, self.groups().map(|(known, _, _)| known).collect::<Vec<_>>().into_iter());
-                Err(Wrong::new(
-                    "there is no such group in /etc/group",
-                    near.map_or("give its number".to_owned(), |near| format!("did you mean {near}?")),
-                ))
+    /// As [`AccountError`] says.
+    pub fn group(&self, group: Who<'_>) -> Result<u32, AccountError> {
+        match group {
+            Who::Number(number) => Ok(number),
+            Who::Text(text) => {
+                let named = self.groups().find(|(known, _, _)| *known == text).map(|(_, gid, _)| gid);
+                one("group", text, named, || AccountError::NoGroup(near(text, self.groups().map(|(known, _, _)| known))))
             }
         }
     }
 }
 
-fn digits(text: &str) -> Option<u32> {
-    let all = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    // u32::MAX is "no user" for setresuid(2).
-    all.then(|| text.parse().ok()).flatten().filter(|number| *number != u32::MAX)
+/// A name, or else a number. One that is both, and not the same, is neither: it is a number for some programs and a name for others (chown,
+/// systemd, useradd).
+fn one(what: &'static str, text: &str, named: Option<u32>, missing: impl FnOnce() -> AccountError) -> Result<u32, AccountError> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return named.ok_or_else(missing);
+    }
+    // u32::MAX is "nobody" for setresuid(2).
+    let number = text.parse().ok().filter(|number| *number != u32::MAX).ok_or(AccountError::NotAnId)?;
+    match named {
+        Some(other) if other != number => Err(AccountError::Ambiguous(what, number)),
+        _ => Ok(number),
+    }
 }
 
-fn ambiguous(what: &str, number: u32) -> Wrong {
-    Wrong::new(
-        format!("this is the name of one {what} and the number of another"),
-        format!("without quotes it is the number: {what} = {number}; for the name give that {what}'s own number"),
-    )
+fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    crate::decode::suggest(text, names.collect::<Vec<_>>().into_iter()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -149,7 +180,7 @@ mod tests {
         Accounts {
             passwd: "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33:www:/var/www:/usr/sbin/nologin\n33:x:1000:1000::/home/33:\n1001:x:1001:7::/:/bin/sh\nbad\n:x:1:1:::\n"
                 .to_owned(),
-            group: "root:x:0:\nwww-data:x:33:\nadm:x:4:www-data,syslog\n4:x:44:\n7:x:7:\n".to_owned(),
+            group: "root:x:0:\nwww-data:x:33:\nadm:x:4:syslog, www-data\n4:x:44:\n7:x:7:\n".to_owned(),
         }
     }
 
@@ -176,12 +207,13 @@ mod tests {
             (Who::Text("ww-data"), None, "no such user"),
             (Who::Text(""), None, "no such user"),
             (Who::Number(4000), None, "no account"),
-            (Who::Text("4294967295"), None, "no such user"),
+            (Who::Text("4294967295"), None, "no id"),
+            (Who::Text("99999999999999999999"), None, "no id"),
             (Who::Number(33), Some(Who::Text("no")), "no such group"),
         ] {
-            let wrong = accounts.user(user, group).unwrap_err();
-            assert!(wrong.message.contains(part), "{user:?}: {wrong}");
+            let wrong = accounts.user(user, group).unwrap_err().to_string();
+            assert!(wrong.contains(part), "{user:?}: {wrong}");
         }
-        assert_eq!(accounts.user(Who::Text("ww-data"), None).unwrap_err().hint.unwrap(), "did you mean www-data?");
+        assert_eq!(accounts.user(Who::Text("ww-data"), None), Err(AccountError::NoUser(Some("www-data".to_owned()))));
     }
 }

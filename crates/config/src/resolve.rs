@@ -1,6 +1,6 @@
 //! From the typed keys of a service to what the model knows: defaults, names to numbers, keys that exclude each other.
 
-use crate::accounts::{Accounts, Who};
+use crate::accounts::{AccountError, Accounts, Who};
 use crate::command;
 use crate::decode::At;
 use crate::expand::Variables;
@@ -10,7 +10,7 @@ use crate::kinds::{Command, DashboardForm, ReadyForm, RestartForm, StopForm, Use
 use crate::load::{Loader, Merged};
 use crate::report::Problems;
 use crate::source::Span;
-use crate::value;
+use crate::value::{self, Wrong};
 use stayput_model::config::{
     Dashboard, Health, HealthCheck, InstanceConfig, Kind, Limits, LogPolicy, LogsConfig, Mode, Origin, OutputKind, Readiness,
     RestartPolicy, Rlimit, ServiceConfig, Source, StartLimit, StopStep,
@@ -32,11 +32,8 @@ pub(crate) fn accounts(services: &[Merged], files: &dyn Files) -> Accounts {
     if services.iter().all(|service| service.file.user.is_none() && service.file.group.is_none()) {
         return Accounts::default();
     }
-    let text = |path| {
-        let bytes = files.read(Path::new(path), 16 << 20).map(|(bytes, _)| bytes).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    Accounts { passwd: text("/etc/passwd"), group: text("/etc/group") }
+    // What cannot be read has nobody in it, and whoever is named is not found there: that is the error, at its place.
+    Accounts::read(files).unwrap_or_default()
 }
 
 /// What the model knows of a service; `None`: what is wrong was noted.
@@ -261,14 +258,29 @@ fn user(file: &file::Service, accounts: &Accounts, config: &mut ServiceConfig, p
         return;
     };
     if let Some(group) = &file.group
-        && let Err(wrong) = accounts.group(who(&group.value))
+        && let Err(error) = accounts.group(who(&group.value))
     {
-        return problems.wrong(group.at, wrong);
+        return problems.wrong(group.at, nobody(&error));
     }
     match accounts.user(who(&user.value), file.group.as_ref().map(|group| who(&group.value))) {
         Ok(spec) => config.user = Some(spec),
-        Err(wrong) => problems.wrong(user.at, wrong),
+        Err(error) => problems.wrong(user.at, nobody(&error)),
     }
+}
+
+/// What to write instead of a user or group that is none.
+fn nobody(error: &AccountError) -> Wrong {
+    let hint = match error {
+        AccountError::NoUser(near) | AccountError::NoGroup(near) => {
+            near.as_ref().map_or("give its number".to_owned(), |near| format!("did you mean {near}?"))
+        }
+        AccountError::Ambiguous(what, number) => {
+            format!("without quotes it is the number: {what} = {number}; for the name give that {what}'s own number")
+        }
+        AccountError::GroupUnknown(_) => "say it too: group = NUMBER".to_owned(),
+        AccountError::NotAnId | AccountError::Unreadable(..) => return Wrong { message: error.to_string(), hint: None },
+    };
+    Wrong::new(error.to_string(), hint)
 }
 
 fn limits(file: &file::Service, config: &mut ServiceConfig) {

@@ -28,4 +28,3 @@ pub mod probe;
 pub mod procfs;
 pub mod sock_diag;
 pub mod uring;
-pub mod users;

@@ -76,7 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     // Before any thread starts: threads inherit what is blocked.
     let signals =
         process::signals(&ending_signals()).map_err(|errno| Error::new(Kind::Failed, "signals cannot be watched").because(&errno))?;
-    let cancel = Arc::new(Cancel::default());
+    let cancel = Cancel::new().map_err(|error| Error::new(Kind::Failed, "nothing can be interrupted here").because(&error))?;
+    let cancel = Arc::new(cancel);
     let doing = Arc::new(Mutex::new(Vec::<Progress>::new()));
     let (of_worker, told, quick) = (Arc::clone(&cancel), Arc::clone(&doing), options.quick);
     let worker = std::thread::spawn(move || {

@@ -69,7 +69,6 @@ pub(crate) fn with_stayput(shared: &Shared<'_>, command: &[OsString], port: u16)
 fn until_it_listens(shared: &Shared<'_>, running: &mut Running, wanted: Option<u16>, log: &std::path::Path) -> Result<u16, Error> {
     let start = Instant::now();
     loop {
-        shared.cancel.check()?;
         let found = listening_ports(running.pid());
         let candidate = found.iter().copied().find(|port| wanted.is_none_or(|wanted| wanted == *port) && answers(*port, None));
         if let Some(port) = candidate {
@@ -85,21 +84,21 @@ fn until_it_listens(shared: &Shared<'_>, running: &mut Running, wanted: Option<u
             };
             return Err(Error::Server(last_line(log).map_or(what.clone(), |line| format!("{what}: {line}"))));
         }
-        std::thread::sleep(Duration::from_millis(40));
+        // Which ports a whole tree listens on is asked of /proc: that has no event, and costs more than other looks.
+        shared.cancel.pause(Duration::from_millis(40))?;
     }
 }
 
 fn until_answered(stage: &Stage<'_>, running: &mut Running) -> Result<bool, Error> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        stage.shared.cancel.check()?;
         if answers(stage.port(), None) {
             return Ok(true);
         }
         if running.ended().is_some() {
             return Ok(false);
         }
-        std::thread::sleep(crate::process::LOOK);
+        stage.pause(crate::process::LOOK)?;
     }
     Ok(false)
 }
