@@ -2,6 +2,7 @@ import { signal } from "@preact/signals";
 import { Component } from "preact";
 import { useEffect } from "preact/hooks";
 import { Feed } from "./events";
+import { First } from "./first";
 import { sparks, want } from "./history";
 import { Icon, TONE_ICON } from "./icons";
 import { Empty, Spark, StateBadge, Twice } from "./parts";
@@ -121,6 +122,7 @@ class Row extends Component<RowProps> {
       <tr class={`${tone} ${chosen ? "chosen" : ""}`} aria-rowindex={index + 2} data-name={service.name}>
         <th scope="row">
           <a href={to.service(service.name)}>{service.name}</a>
+          {service.own && <small class="own">this page</small>}
         </th>
         <td>
           <StateBadge service={service} />
@@ -266,15 +268,7 @@ export function Overview() {
       </div>
     );
   }
-  if (!services.value.length) {
-    return (
-      <Empty icon="anchor" title="No service yet">
-        <p>Put one into stayput.toml, then reload:</p>
-        <pre>{'[service.web]\ncommand = "python3 -m http.server 8000"'}</pre>
-        <PlanButton />
-      </Empty>
-    );
-  }
+  if (services.value.every((service) => service.own)) return <First />;
   return (
     <>
       <Attention />

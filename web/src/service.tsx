@@ -74,6 +74,7 @@ function stopIt(service: OneService) {
     title: `Stop ${service.name}?`,
     text: (
       <>
+        {service.own && <p>It is what shows this page: the page ends with it. In a terminal, <code>stayput start {service.name}</code> brings it back.</p>}
         <p>
           {open === null ? "How many connections are open is not measured." : open ? `${plural(open, "open connection")} will be cut.` : "No connection is open."}{" "}
           {closing.length ? "Its ports are closed, and connections to them are refused until it is started again:" : "It holds no port."}
@@ -195,6 +196,7 @@ export function Service() {
         <div class="row">
           <h1>{service.name}</h1>
           <StateBadge service={service} />
+          {service.own && <span class="tag">this page</span>}
           <span class="detail">{service.detail}</span>
         </div>
         <code class="command">{service.command}</code>

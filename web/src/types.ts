@@ -57,6 +57,8 @@ export type Service = {
   ledger: Ledger | null;
   facts: Record<"process" | "listening" | "accepting" | "probe" | "looping", Fact>;
   kind: "service" | "task";
+  /** It is stayput's own: this dashboard. */
+  own: boolean;
   replicas: number;
   uptime_ms: number | null;
   last_exit: { generation: number; ended: string; status: number; why: string | null; at_ms: number | null } | null;

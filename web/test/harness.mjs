@@ -4,7 +4,7 @@ import { execFile, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -125,31 +125,33 @@ export async function open(url, { size = SIZES.desktop, scheme = "light", contex
   };
 }
 
-/** A real instance, from `stayput up -d` to `stayput down`: what the page shows is compared with what the command line says. */
-export async function real(config) {
+/** A real instance with its dashboard, from `stayput up -d` to `stayput down`; without a configuration there is the dashboard alone. */
+export async function real(config = null) {
   const directory = mkdtempSync(join(tmpdir(), "stayput-real-"));
   const file = join(directory, "stayput.toml");
-  const env = { ...process.env, XDG_RUNTIME_DIR: directory };
-  delete env.STAYPUT_CONTROL;
-  writeFileSync(file, `name = "real"\n${config}\n[logs]\ndirectory = "logs"\n`);
+  const env = { ...process.env, XDG_RUNTIME_DIR: directory, XDG_STATE_HOME: join(directory, "state") };
+  const write = (text) => writeFileSync(file, `${text}\n[logs]\ndirectory = "logs"\n`);
   const run = promisify(execFile);
   const stayput = async (...args) => (await run(bin("stayput"), args, { env, cwd: directory, maxBuffer: 1 << 26 })).stdout;
   const close = async () => {
-    await stayput("down", "real").catch(() => {});
+    await stayput("down").catch(() => {});
     rmSync(directory, { recursive: true, force: true });
+    // Without a configuration nothing says where else the logs of root are to be.
+    rmSync(join("/var/log/stayput", basename(directory)), { recursive: true, force: true });
   };
-  await stayput("up", "-d", "-f", file).catch(async (error) => {
+  if (config !== null) write(config);
+  await stayput("up", "-d").catch(async (error) => {
     await close();
     throw new Error(`stayput up: ${error.stdout}${error.stderr}`);
   });
   return {
-    directory,
     file,
+    write,
     stayput,
     close,
     service: async (name) => JSON.parse(await stayput("status", "--json")).services.find((one) => one.name === name),
     /** All events that are kept, oldest first. */
     events: async () => (await stayput("events", "--json")).trim().split("\n").map((line) => JSON.parse(line)),
-    link: async () => (await stayput("dashboard", "real", "--link")).trim(),
+    link: async () => (await stayput("dashboard", "--link")).trim(),
   };
 }

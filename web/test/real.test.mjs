@@ -1,12 +1,12 @@
-// A real instance behind the page: `stayput up`, a server that knows nothing of restarts, and the dashboard as one of its services. What
-// the page says is compared with what the command line says.
+// A real instance behind the page: `stayput up`, a server that knows nothing of restarts, and the dashboard that comes with it. What the page
+// says is compared with what the command line says.
 
 import assert from "node:assert/strict";
 import { get } from "node:http";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { bin, closeBrowser, freePort, open, real, root, until } from "./harness.mjs";
+import { closeBrowser, freePort, open, real, root, until } from "./harness.mjs";
 
 let instance;
 let url;
@@ -15,18 +15,12 @@ before(async () => {
   const [port, web] = [await freePort(), await freePort()];
   [url, site] = [`http://127.0.0.1:${port}/`, `http://127.0.0.1:${web}/`];
   instance = await real(`
-dashboard = false
+dashboard = { listen = ${port} }
 [service.web]
 command = ["${process.execPath}", "${join(root, "web/test/app.mjs")}", "${web}"]
 port = "127.0.0.1:${web}"
 soak = "500ms"
 drain = "20s"
-[service.page]
-command = ["${bin("stayput")}", "dashboard", "--listen", "127.0.0.1:${port}"]
-port = "127.0.0.1:${port}"
-soak = "300ms"
-# A page's stream never ends by itself: waiting for it would be for nothing.
-drain = "300ms"
 `);
 });
 after(async () => {
@@ -101,7 +95,7 @@ test("who did what is told: by the page and by the command line", async () => {
   const asked = async () => (await instance.events()).filter((event) => event.kind === "restart-requested" && event.service === "web");
   const [first] = await asked();
   assert.match(first.text, /^restart requested by dashboard: operator's token from 127\.0\.0\.1 \(pid \d+, uid \d+\)$/);
-  assert.equal(first.data.pid, (await instance.service("page")).generations[0].pid, "the kernel vouches for the dashboard's process");
+  assert.equal(first.data.pid, (await instance.service("dashboard")).generations[0].pid, "the kernel vouches for the dashboard's process");
   await instance.stayput("restart", "web");
   const { page, wrong, close } = await open(`${url}s/web`);
   await page.getByText(/^restart requested by stayput \(pid \d+, uid \d+\)/).first().waitFor();
@@ -184,10 +178,10 @@ test("the dashboard is restarted and killed under an open page: nobody is refuse
   await live(page);
   await watchTruth(page);
   const requests = asking();
-  await instance.stayput("restart", "page");
+  await instance.stayput("restart", "dashboard");
   assert.deepEqual(requests.failed, [], `a restart of the dashboard failed some of ${requests.count()} requests`);
   const second = await until("one generation again", async () => {
-    const { generations } = await instance.service("page");
+    const { generations } = await instance.service("dashboard");
     return generations.length === 1 && generations[0].phase === "ready" && generations[0];
   }, 20_000);
   assert.deepEqual(requests.failed, [], `the end of the old one failed some of ${requests.count()} requests`);
@@ -195,7 +189,7 @@ test("the dashboard is restarted and killed under an open page: nobody is refuse
   process.kill(second.pid, "SIGKILL");
   await instance.stayput("restart", "web");
   await until("another one serves", async () => {
-    const { generations } = await instance.service("page");
+    const { generations } = await instance.service("dashboard");
     return generations[0]?.phase === "ready" && generations[0].pid !== second.pid;
   }, 20_000);
   await live(page);
@@ -215,4 +209,29 @@ test("the dashboard is restarted and killed under an open page: nobody is refuse
   assert.ok(await page.evaluate(() => window.same), "the page was not loaded again");
   assert.deepEqual(await wrong(), []);
   await close();
+});
+
+test("an instance without a configuration shows how to add a service, and gets one", async () => {
+  const bare = await real();
+  try {
+    const { page, wrong, close } = await open(await bare.link());
+    await page.getByRole("heading", { name: "No service yet" }).waitFor();
+    await page.getByText(bare.file, { exact: true }).first().waitFor();
+    const example = await page.locator(".first pre").first().innerText();
+    const port = await freePort();
+    // What the page tells to write is what is written, on a port of this test.
+    assert.match(example, /^\[service\.web\]\ncommand = ".*8000"/);
+    bare.write(example.replace("8000", port));
+    await page.getByRole("button", { name: "Reload…" }).click();
+    await page.getByRole("dialog").getByText("it is new in the file").waitFor();
+    await page.getByRole("button", { name: /Apply/ }).click();
+    await page.getByText("reload: done").waitFor({ timeout: 20_000 });
+    await page.locator("tr[data-name=web]").getByText("running").waitFor({ timeout: 20_000 });
+    assert.ok((await fetch(`http://127.0.0.1:${port}/`)).ok);
+    assert.equal(await page.getByRole("heading", { name: "No service yet" }).count(), 0);
+    assert.deepEqual(await wrong(), []);
+    await close();
+  } finally {
+    await bare.close();
+  }
 });

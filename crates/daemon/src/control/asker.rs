@@ -28,16 +28,12 @@ impl Asker {
     /// As the end of a sentence. What the client says stands first; what the kernel says of it stands in parentheses.
     fn words(&self) -> String {
         let Peer { uid, pid } = self.peer;
-        match &self.by {
-            Some(by) => format!("{by} (pid {pid}, uid {uid})"),
-            None => {
-                // It may be gone: then its number has to do.
-                let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-                let name = printable_bytes(name.trim_ascii_end());
-                let name = if name.is_empty() { "a program".to_owned() } else { name };
-                format!("{name} (pid {pid}, uid {uid})")
-            }
-        }
+        let who = self.by.clone().unwrap_or_else(|| {
+            // It may be gone: then its number has to do.
+            let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.is_empty() { "a program".to_owned() } else { printable_bytes(name.trim_ascii_end()) }
+        });
+        format!("{who} (pid {pid}, uid {uid})")
     }
 }
 

@@ -14,7 +14,7 @@ fn one(service: &ServiceStatus, generation: &GenerationStatus, number: i32) -> P
     };
     let seed = u64::from(number.unsigned_abs());
     let blind = service.name == "mail" && number == 2;
-    let share = if number == 0 { 0 } else { (open + seed - 1) / WORKERS.unsigned_abs() as u64 };
+    let share = if number == 0 { 0 } else { (open + seed - 1) / u64::from(WORKERS.unsigned_abs()) };
     ProcessFacts {
         pid: generation.pid + number,
         parent: if number == 0 { 4711 } else { generation.pid },
