@@ -41,7 +41,7 @@ impl Reactor {
                 self.link.ask(Request::Steer { service, generation, share }, Asked::Steer(generation));
             }
             Effect::Park { service, elsewhere } => {
-                self.link.ask(Request::Park { service: service.clone(), elsewhere }, Asked::Park(service))
+                self.link.ask(Request::Park { service: service.clone(), elsewhere }, Asked::Park(service));
             }
             // ESRCH is the usual failure: it is gone already, and that is told on its own.
             Effect::Signal { generation, signal, scope } => {
