@@ -60,6 +60,9 @@ fn percent(permille: u16) -> String {
 pub(crate) fn ledger(ledger: &Ledger) -> String {
     let mut text = format!("{}\n", ledger_head(ledger));
     let (counted, uncounted) = ledger_facts(ledger);
+    for note in &ledger.notes {
+        wrap(&mut text, &printable(note));
+    }
     for (fact, value) in counted {
         let _ = writeln!(text, "  {fact:<24} {value}");
     }
@@ -346,6 +349,7 @@ mod tests {
                     drained: Measured::Count(12),
                     cut: Measured::NotMeasured,
                     idle_closed: Measured::Count(1),
+                    notes: Vec::new(),
                     lost: Measured::Count(0),
                     gap_ms: Measured::Count(0),
                     listener_gap: false,

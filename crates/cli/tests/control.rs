@@ -89,6 +89,7 @@ fn ledger(outcome: Outcome, reason: Option<&str>) -> Box<Ledger> {
         drained: Measured::Count(12),
         cut: Measured::Count(0),
         idle_closed: Measured::Count(1),
+        notes: Vec::new(),
         lost: Measured::Count(0),
         gap_ms: Measured::Count(0),
         listener_gap: false,

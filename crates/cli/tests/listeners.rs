@@ -1,11 +1,12 @@
 //! Listeners that are not as others: what they do, and that they are held, steered and probed all the same.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use stayput_testkit::both_users;
 use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
+use stayput_testkit::{both_users, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -55,6 +56,56 @@ both_users! {
             load.wait_ok(50, PATIENCE).unwrap();
         }
         load.stop().unwrap().assert_nothing_lost();
+        running.stop();
+    }
+
+    /// Wider, narrower, another family: connections cannot be steered between unequal addresses of a port, so the old one goes first, and
+    /// nobody is refused or reset meanwhile: connection requests are repeated until the new one listens.
+    fn a_new_address_goes_without_overlap_and_loses_nobody(env) {
+        let port = env.port();
+        let place = env.file("place", "127.0.0.1");
+        let read = format!("open({:?}).read()", place.display().to_string());
+        let dual = "if host == '::': server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)";
+        let mut running = env.run("web", &["--soak", "300ms"], &server(env, &read, dual, port));
+        running.wait_ready();
+        for (old, new) in [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::")] {
+            let load = Plan::port(port).timeout(PATIENCE).start().unwrap();
+            load.wait_ok(50, PATIENCE).unwrap();
+            env.file("place", new);
+            let restart = running.restart_well();
+            let notes = restart.ledger["notes"].to_string();
+            let at = |host: &str| SocketAddr::new(host.parse().unwrap(), port).to_string();
+            assert!(notes.contains("without overlap") && notes.contains(&at(old)) && notes.contains(&at(new)), "{:#}", restart.ledger);
+            assert_eq!(restart.ledger["listener_gap"], false, "{:#}", restart.ledger);
+            load.wait_ok(50, PATIENCE).unwrap();
+            load.stop().unwrap().assert_nothing_lost();
+            let service = running.wait_for("one listener, the new one", |service| {
+                service["generations"].as_array().is_some_and(|all| all.len() == 1)
+            });
+            let listeners = &service["generations"][0]["listeners"];
+            assert!(listeners.as_array().is_some_and(|all| all.len() == 1) && listeners[0]["address"] == new, "{service:#}");
+        }
+        running.stop();
+    }
+
+    /// The other port is named at the switch, and the one that was left closes when the old generation has drained.
+    fn a_port_that_moves_is_named_and_let_go(env) {
+        let (old, new) = (env.port(), env.port());
+        let place = env.file("place", &old.to_string());
+        let read = format!("port = int(open({:?}).read())", place.display().to_string());
+        let mut running = env.run("web", &["--soak", "300ms"], &server(env, "\"127.0.0.1\"", &read, 0));
+        running.wait_ready();
+        env.file("place", &new.to_string());
+        let load = Plan::port(old).start().unwrap();
+        load.wait_ok(20, PATIENCE).unwrap();
+        let restart = running.restart_well();
+        let notes = restart.ledger["notes"].to_string();
+        assert!(notes.contains(&format!("listens on 127.0.0.1:{new} instead of 127.0.0.1:{old}")), "{:#}", restart.ledger);
+        load.stop().unwrap();
+        running.wait_for("the end of the old generation", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
+        wait::until_true("the end of the old port", PATIENCE, || TcpStream::connect(("127.0.0.1", old)).is_err()).unwrap();
+        let report = Plan::port(new).duration(Duration::from_millis(200)).run().unwrap();
+        report.assert_nothing_lost();
         running.stop();
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn state(service: &Service, tally: Option<&Tally>, sight: &Sight) -> 
         Plan::GaveUp => return State::GivenUp,
         Plan::BackOff { .. } if looping => return State::Looping,
         Plan::BackOff { .. } => return State::BackingOff,
-        Plan::Park | Plan::Succeed { .. } => return State::Handover,
+        Plan::Park { .. } | Plan::Succeed { .. } => return State::Handover,
         Plan::Rest => {}
     }
     if is_wedged(service) {

@@ -40,7 +40,9 @@ impl Reactor {
                 let generation = to_keeper(generation);
                 self.link.ask(Request::Steer { service, generation, share }, Asked::Steer(generation));
             }
-            Effect::Park { service } => self.link.ask(Request::Park { service: service.clone() }, Asked::Park(service)),
+            Effect::Park { service, elsewhere } => {
+                self.link.ask(Request::Park { service: service.clone(), elsewhere }, Asked::Park(service));
+            }
             // ESRCH is the usual failure: it is gone already, and that is told on its own.
             Effect::Signal { generation, signal, scope } => {
                 let request = Request::Signal { generation: to_keeper(generation), signal, scope: translate::scope(scope) };

@@ -2,7 +2,7 @@
 
 use stayput_model::config::{ReportStyle, When};
 use stayput_model::event::{DrainReport, ExitStatus};
-use stayput_model::ledger::Failure;
+use stayput_model::ledger::{Failure, Ledger, Moved, Unequal};
 use stayput_model::notice::{Notice, StopReason, What};
 use stayput_wire::Level;
 use std::fmt::Write as _;
@@ -166,6 +166,13 @@ pub(crate) fn words(what: &What) -> Option<(Mark, String)> {
             (Plain, format!("the main process of generation {generation} ended with status 0, and its children go on: it is a daemon"))
         }
         What::BackingOff { wait, failures } => (Plain, format!("the next start is in {} ({failures} failed in a row)", span(*wait))),
+        What::Unequal { generation, serving, unequal, .. } => (
+            Trouble,
+            format!("generation {generation} could not bind beside generation {serving}, which goes first: {}", self::unequal(*unequal)),
+        ),
+        What::Moved { from, to, moved, .. } => {
+            (Trouble, format!("generation {to} {}; generation {from} keeps that until it has drained", self::moved(moved)))
+        }
         What::HandingOver { from, parked: true } => (Plain, format!("generation {from} finishes; new connections wait for its successor")),
         What::HandingOver { from, parked: false } => {
             (Trouble, format!("generation {from} has to stop first; its ports are not held, so new connections are refused meanwhile"))
@@ -313,6 +320,27 @@ pub(crate) fn reason(failure: &Failure) -> String {
         Failure::Park(what) => format!("new connections could not be made to wait: {what}"),
         Failure::CalledOff => "it was called off".to_owned(),
         Failure::Superseded => "a newer restart took its place".to_owned(),
+    }
+}
+
+/// What else there is to know of a restart.
+pub(crate) fn notes(ledger: &Ledger) -> Vec<String> {
+    let without = ledger.unequal.map(|both| format!("without overlap: {}", unequal(both)));
+    let moved = ledger.moved.as_ref().map(|moved| format!("the new generation {}", self::moved(moved)));
+    without.into_iter().chain(moved).collect()
+}
+
+fn unequal(Unequal { old, new }: Unequal) -> String {
+    format!("it wants {new}, the old one has {old}, and connections cannot be steered between unequal addresses of a port")
+}
+
+fn moved(moved: &Moved) -> String {
+    let list = |addresses: &[std::net::SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let left = list(&moved.left);
+    if moved.new.is_empty() {
+        format!("does not listen on {left} any more")
+    } else {
+        format!("listens on {} instead of {left}", list(&moved.new))
     }
 }
 

@@ -412,7 +412,7 @@ fn phase(service: &Service) -> (ServicePhase, String) {
             let text = format!("{ended}the next start is in {left} ms, after {} failures in a row", service.backoff.failures());
             return (ServicePhase::BackingOff, text);
         }
-        Plan::Park | Plan::Succeed { .. } => {
+        Plan::Park { .. } | Plan::Succeed { .. } => {
             return (ServicePhase::Handover, "the old generation finishes; new connections wait".to_owned());
         }
         Plan::After { waiting } => {
@@ -542,6 +542,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> stayput_wire::Ledger {
         cut: count(ledger.cut),
         idle_closed: count(ledger.idle_closed),
         lost: count(ledger.lost),
+        notes: say::notes(ledger),
         gap_ms: ledger.gap.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)).into(),
         listener_gap: ledger.released,
         accepted: Measured::NotMeasured,

@@ -119,13 +119,24 @@ impl Keeper {
     /// An ordinary user may not mute (CAP_NET_ADMIN on recent kernels): the anchor's queue, of length 0, is filled with one
     /// connection of ours, which is routed to it.
     fn fill_anchor(&self, service: &str, key: &Key) {
+        self.fill(service, key, Member::Anchor);
+    }
+
+    fn fill(&self, service: &str, key: &Key, member: Member) {
         let Some(group) = self.state.group(service, key) else { return };
         let selection = group.order.selection();
-        let anchors = group.order.members().iter().position(|member| *member == Member::Anchor);
-        let Some(index) = anchors.map(|index| index as u32) else { return };
+        let Some(index) = group.order.members().iter().position(|present| *present == member).map(|index| index as u32) else { return };
         let anchor = group.anchor;
+        let socket = match member {
+            Member::Listener(id) => self.state.listener(id).map(|listener| listener.socket),
+            Member::Anchor | Member::Filler(_) | Member::Foreign(_) => Some(anchor),
+        };
+        let Some(socket) = socket else { return };
         // What fails here leaves one lock instead of two.
-        let _ = socket::fill_queue(anchor, |port| {
+        let _ = socket::fill_queue(socket, |port| {
+            if socket != anchor {
+                let _ = reuseport::mute(socket, Some(port));
+            }
             let _ = reuseport::select(anchor, &reuseport::Selection { route: Some((port, index)), ..selection.clone() });
         });
         let _ = reuseport::select(anchor, &selection);
@@ -273,24 +284,23 @@ impl Keeper {
         }
     }
 
-    /// A held queue beside each group's listeners; it takes all new connections until the next generation is given it.
+    /// A held queue beside each group's listeners; it takes all new connections until the next generation is given it. If that is about to
+    /// listen `elsewhere`, it cannot be given it, so the queue takes nothing: connection requests are neither refused nor answered, and
+    /// the clients' kernels send them again, after a second for the first time, until somebody listens (RFC 6298).
     ///
     /// # Errors
     /// Those of `bind` and `listen`.
-    pub(crate) fn park(&mut self, service: &str) -> Result<(), Errno> {
+    pub(crate) fn park(&mut self, service: &str, elsewhere: bool) -> Result<(), Errno> {
         let keys: Vec<Key> = self.state.groups.iter().filter(|group| group.service == service).map(|group| group.key).collect();
         let mut parked = Vec::new();
         for key in keys {
             let socket = self.sibling(service, &key)?;
-            parked.push(self.join(Newcomer {
-                service,
-                key,
-                socket,
-                owner: None,
-                origin: Origin::Held,
-                backlog: HELD_BACKLOG,
-                binder: None,
-            })?);
+            let backlog = if elsewhere { 0 } else { HELD_BACKLOG };
+            let id = self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None })?;
+            if elsewhere {
+                self.fill(service, &key, Member::Listener(id));
+            }
+            parked.push(id);
         }
         self.select_where(service, None, |listener| parked.contains(&listener));
         Ok(())

@@ -61,6 +61,9 @@ pub enum Request {
     Park {
         /// The service.
         service: String,
+        /// The next generation listens on another address: nothing may wait in these queues, for they cannot be handed over. Connection
+        /// requests are left unanswered, and repeated by the clients' kernels.
+        elsewhere: bool,
     },
     /// New connections from this source port go to this generation, whoever is selected (a readiness probe). `None` ends it.
     Route {

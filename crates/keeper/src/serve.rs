@@ -185,7 +185,7 @@ impl Keeper {
                     Reply::Done
                 }
             }
-            Request::Park { service } => match self.park(&service) {
+            Request::Park { service, elsewhere } => match self.park(&service, elsewhere) {
                 Ok(()) => Reply::Done,
                 Err(errno) => Reply::Failed { what: format!("park {service}"), errno: errno.raw_os_error() },
             },

@@ -382,6 +382,9 @@ pub enum Effect {
     Park {
         /// Which service.
         service: String,
+        /// The next generation listens on another address of the port: what waited in a queue could not be given to it, so connection
+        /// requests are to go unanswered meanwhile, which makes clients repeat them.
+        elsewhere: bool,
     },
     /// Send a signal.
     Signal {

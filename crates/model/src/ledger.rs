@@ -68,6 +68,24 @@ pub enum Failure {
     CalledOff,
 }
 
+/// Two addresses of one port that cannot be bound beside each other so that connections could be steered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unequal {
+    /// The one that is served.
+    pub old: SocketAddr,
+    /// The one that the new generation wants.
+    pub new: SocketAddr,
+}
+
+/// Addresses that changed with a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Where the new generation does not listen.
+    pub left: Vec<SocketAddr>,
+    /// Where only the new one does.
+    pub new: Vec<SocketAddr>,
+}
+
 /// The account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -100,6 +118,10 @@ pub struct Ledger {
     pub released: bool,
     /// The new generation had a share of the connections before it had all, or was to have it.
     pub canary: Option<Canary>,
+    /// Why it went without overlap, although that was not wanted.
+    pub unequal: Option<Unequal>,
+    /// The addresses that changed at the switch.
+    pub moved: Option<Moved>,
 }
 
 /// The first step of a switch in two.
@@ -133,6 +155,8 @@ impl Ledger {
             gap: None,
             released: false,
             canary: None,
+            unequal: None,
+            moved: None,
         }
     }
 

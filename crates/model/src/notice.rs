@@ -2,7 +2,7 @@
 
 use crate::config::When;
 use crate::event::{DrainReport, ExitStatus, GenerationId};
-use crate::ledger::{Failure, LedgerId};
+use crate::ledger::{Failure, LedgerId, Moved, Unequal};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -174,6 +174,28 @@ pub enum What {
         wait: Duration,
         /// Failures in a row.
         failures: u32,
+    },
+    /// The new generation wants a port of the old one on another address, which cannot be had beside it: the old one goes first.
+    Unequal {
+        /// The new one, which failed.
+        generation: GenerationId,
+        /// The old one.
+        serving: GenerationId,
+        /// The restart it belongs to.
+        ledger: Option<LedgerId>,
+        /// The two addresses.
+        unequal: Unequal,
+    },
+    /// The new generation does not listen everywhere where the old one does.
+    Moved {
+        /// The old one.
+        from: GenerationId,
+        /// The new one.
+        to: GenerationId,
+        /// The restart it belongs to.
+        ledger: Option<LedgerId>,
+        /// What changed.
+        moved: Moved,
     },
     /// A restart cannot overlap: new connections wait while the old generation finishes.
     HandingOver {

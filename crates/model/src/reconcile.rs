@@ -187,7 +187,7 @@ impl Service {
         effects.extend(self.schedule_again());
         effects.extend(self.look_again());
         match &self.plan {
-            Plan::Park => effects.push(Effect::Park { service: name.clone() }),
+            Plan::Park { elsewhere } => effects.push(Effect::Park { service: name.clone(), elsewhere: *elsewhere }),
             Plan::Hold { waiting } => {
                 let asked = |address: &SocketAddr| facts.waiting.iter().any(|(service, at)| service == name && at == address);
                 for address in waiting.keys().filter(|address| !asked(address)) {

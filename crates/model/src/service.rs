@@ -53,7 +53,10 @@ pub enum Plan {
     /// Nothing: it was started too often in too short a time. A start by hand begins anew.
     GaveUp,
     /// The keeper was asked to let new connections wait (a restart without overlap).
-    Park,
+    Park {
+        /// For one that is about to listen on another address of the same port.
+        elsewhere: bool,
+    },
     /// A generation is started when this one has gone (a restart without overlap).
     Succeed {
         /// Whom.
@@ -208,7 +211,7 @@ impl Service {
 
     /// A restart is under way that has not switched yet, or a rollback.
     pub fn is_changing(&self) -> bool {
-        self.incoming().is_some() || self.going_back().is_some() || matches!(self.plan, Plan::Park | Plan::Succeed { .. })
+        self.incoming().is_some() || self.going_back().is_some() || matches!(self.plan, Plan::Park { .. } | Plan::Succeed { .. })
     }
 
     /// The old generation to which the connections are being steered back.

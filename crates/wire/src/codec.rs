@@ -138,6 +138,7 @@ mod tests {
             drained: Measured::Count(u64::MAX),
             cut: Measured::NotMeasured,
             idle_closed: Measured::Count(1),
+            notes: Vec::new(),
             lost: Measured::Count(0),
             gap_ms: Measured::NotMeasured,
             listener_gap: false,

@@ -673,6 +673,9 @@ pub struct Ledger {
     /// The new generation had a share of the connections first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryAccount>,
+    /// What else there is to know of it, each a sentence without a full stop: why it went without overlap, which address moved.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// The first step of a restart in two.

@@ -159,7 +159,13 @@ impl Reactor {
         let service = notice.service.clone();
         let id = |generation: GenerationId| generation.0;
         Some(match &notice.what {
-            What::PortTaken { .. } | What::HandingOver { .. } | What::BackingOff { .. } | What::WaitsFor { .. } | What::GaveUp { .. } => {
+            What::PortTaken { .. }
+            | What::HandingOver { .. }
+            | What::Unequal { .. }
+            | What::Moved { .. }
+            | What::BackingOff { .. }
+            | What::WaitsFor { .. }
+            | What::GaveUp { .. } => {
                 let (_, detail) = say::words(&notice.what)?;
                 Event::Waiting { service, detail: format!("{detail}{more}") }
             }

@@ -91,7 +91,7 @@ pub(crate) fn parked(brain: &mut Brain, host: &str) {
     let address = free_address(host);
     brain.serve(1, address);
     brain.listening(1);
-    brain.done(Request::Park { service: "web".into() });
+    brain.done(Request::Park { service: "web".into(), elsewhere: false });
     let mut waiting = TcpStream::connect(address).expect("queued");
     brain.done(Request::Signal { generation: GenerationId(1), signal: 15, scope: Scope::Main });
     brain.tree_empty(1);

@@ -3,9 +3,11 @@
 use crate::config::RestartPolicy;
 use crate::event::{DrainReport, Effect, ExitStatus, GenerationId};
 use crate::generation::{Drain, Generation, Phase, Soak, Trap, Way};
-use crate::ledger::{Failure, Outcome};
+use crate::ledger::{Failure, LedgerId, Moved, Outcome};
 use crate::notice::{StopReason, What};
 use crate::service::{Plan, Service, Target, Turn};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Generations that may drain at once. Each is a whole server in memory; a deploy a minute with a day of drain must not fill it.
@@ -97,6 +99,9 @@ impl Service {
         if !mute {
             self.say(What::Switched { from, to: id, ledger, soak, took }, turn);
         }
+        if let Some(from) = from.filter(|from| *from < id) {
+            self.say_if_moved(from, id, ledger, turn);
+        }
         if let Some(from) = from.filter(|_| !mute) {
             turn.effect(Effect::Snapshot { from, to: id });
         }
@@ -105,6 +110,26 @@ impl Service {
         }
         self.limit_drains(turn);
         self.follow_up(turn);
+    }
+
+    /// Names what the new generation has left and what it has beside. What it left is the old one's until that has drained.
+    fn say_if_moved(&mut self, from: GenerationId, to: GenerationId, ledger: Option<LedgerId>, turn: &mut Turn<'_>) {
+        let of = |id: GenerationId| -> BTreeSet<SocketAddr> { self.listeners_of(id).map(|listener| listener.address).collect() };
+        let (old, new) = (of(from), of(to));
+        let moved = Moved { left: old.difference(&new).copied().collect(), new: new.difference(&old).copied().collect() };
+        // Whatever it left before.
+        self.dropped.retain(|address| !new.contains(address));
+        if moved.left.is_empty() || new.is_empty() {
+            return;
+        }
+        // What was replaced is not waited for by anybody when the old one has drained; what merely went may come again.
+        if !moved.new.is_empty() {
+            self.dropped.extend(moved.left.iter().filter(|address| !self.config.ports.contains(address)));
+        }
+        if let Some(ledger) = self.ledger_to_mut(to) {
+            ledger.moved = Some(moved.clone());
+        }
+        self.say(What::Moved { from, to, ledger, moved }, turn);
     }
 
     /// The old generation finishes what it has.
@@ -233,7 +258,7 @@ impl Service {
         }
         match self.plan {
             // It was to go anyway; its successor need not wait any more.
-            Plan::Park | Plan::Succeed { .. } => {
+            Plan::Park { .. } | Plan::Succeed { .. } => {
                 self.spawn(turn);
             }
             Plan::Rest | Plan::Hold { .. } | Plan::BackOff { .. } | Plan::After { .. } | Plan::GaveUp => {
@@ -261,6 +286,9 @@ impl Service {
             let way = Way::Back { from, failed, failure: failure.clone() };
             generation.enter(Phase::Switching(way), turn.now);
             turn.effect(Effect::StopWatch { generation: old });
+        }
+        if let Some(moved) = self.ledger_to(failed).and_then(|ledger| ledger.moved.clone()) {
+            self.dropped.retain(|address| !moved.left.contains(address));
         }
         self.say(What::RollingBack { from: failed, to: old, failure }, turn);
         turn.effect(Effect::Steer { service: self.config.name.clone(), generation: old, share: None });

@@ -197,7 +197,7 @@ impl Sim {
                 });
             }
             Effect::Steer { generation, share, .. } => self.steer(generation, share),
-            Effect::Park { service } => {
+            Effect::Park { service, .. } => {
                 if std::mem::take(&mut self.refuse) {
                     self.queue.push_back(Event::ParkFailed { service, what: "refused".to_owned() });
                     return;
@@ -466,7 +466,7 @@ impl Sim {
             Plan::BackOff { .. } => text.push_str(" backoff"),
             Plan::After { .. } => text.push_str(" after"),
             Plan::GaveUp => text.push_str(" gave-up"),
-            Plan::Park => text.push_str(" park"),
+            Plan::Park { .. } => text.push_str(" park"),
             Plan::Succeed { after } => {
                 let _ = write!(text, " after-{after}");
             }

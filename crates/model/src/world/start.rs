@@ -3,7 +3,7 @@
 use crate::config::{Mode, Readiness, RestartPolicy};
 use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId};
 use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
-use crate::ledger::{Failure, Outcome};
+use crate::ledger::{Failure, Outcome, Unequal};
 use crate::notice::{StopReason, What};
 use crate::service::{EADDRINUSE, Plan, Service, Target, Turn};
 use std::collections::BTreeMap;
@@ -363,6 +363,15 @@ impl Service {
     pub(crate) fn start_failed(&mut self, id: GenerationId, failure: &Failure, turn: &mut Turn<'_>) {
         let serving = self.serving();
         let ledger = self.ledger_to(id).map(|ledger| ledger.id);
+        if let Some(serving) = serving.filter(|_| self.target == Target::Up && self.config.overlap)
+            && let Some(unequal) = self.unequal(id, serving, failure)
+        {
+            if let Some(ledger) = self.ledger_to_mut(id) {
+                ledger.unequal = Some(unequal);
+            }
+            self.say(What::Unequal { generation: id, serving, ledger, unequal }, turn);
+            return self.park(true, turn);
+        }
         // A crash has to be got over, however many tries that takes; what somebody asked for has failed.
         let close = serving.is_some() || self.open_ledger().is_some_and(|ledger| ledger.planned);
         if close && let Some(ledger) = self.ledger_to_mut(id).filter(|ledger| ledger.outcome == Outcome::Running) {
@@ -501,7 +510,7 @@ impl Service {
                 self.begin_again(turn);
             }
             // Held: it starts as soon as it can, which is all that a restart could do.
-            Plan::Hold { .. } | Plan::After { .. } | Plan::Park | Plan::Succeed { .. } => {}
+            Plan::Hold { .. } | Plan::After { .. } | Plan::Park { .. } | Plan::Succeed { .. } => {}
         }
     }
 
@@ -510,8 +519,7 @@ impl Service {
         if self.config.overlap && trapped {
             self.spawn(turn);
         } else if trapped {
-            self.plan = Plan::Park;
-            turn.effect(Effect::Park { service: self.config.name.clone() });
+            self.park(false, turn);
         } else {
             // Its sockets are not in our hands: it has to go before the next can bind.
             self.say(What::HandingOver { from: serving, parked: false }, turn);
@@ -520,8 +528,31 @@ impl Service {
         }
     }
 
+    fn park(&mut self, elsewhere: bool, turn: &mut Turn<'_>) {
+        self.plan = Plan::Park { elsewhere };
+        turn.effect(Effect::Park { service: self.config.name.clone(), elsewhere });
+    }
+
+    /// A generation failed because it wanted a port of the serving one on another address, which cannot be had beside it: what they are.
+    /// One that listened beside it as well (to see whether the port is free elsewhere) failed for another reason.
+    fn unequal(&self, id: GenerationId, serving: GenerationId, failure: &Failure) -> Option<Unequal> {
+        let refused = match failure {
+            Failure::Died { refused, .. } => refused,
+            Failure::TimedOut { listens: false, .. } => &self.generations.get(&id)?.refused,
+            _ => return None,
+        };
+        let theirs = || self.listeners_of(serving);
+        if self.listeners_of(id).any(|ours| theirs().any(|one| one.address == ours.address)) {
+            return None;
+        }
+        refused.iter().filter(|(_, errno)| *errno == EADDRINUSE).find_map(|(new, _)| {
+            let old = theirs().find(|one| one.address.port() == new.port() && one.address != *new)?.address;
+            Some(Unequal { old, new: *new })
+        })
+    }
+
     pub(crate) fn parked(&mut self, turn: &mut Turn<'_>) {
-        if self.plan != Plan::Park {
+        if !matches!(self.plan, Plan::Park { .. }) {
             return;
         }
         for listener in self.listeners.values_mut().filter(|listener| listener.owner.is_some()) {
@@ -535,7 +566,8 @@ impl Service {
         let within = self.config.drain.min(PARKED_DRAIN);
         let deadline = turn.now.plus(within);
         if let Some(generation) = self.generations.get_mut(&serving) {
-            generation.enter(Phase::Draining { kind: Drain::Parked, deadline, not_before: turn.now, report: None }, turn.now);
+            let not_before = turn.now.plus(PARKED_FRESH.min(within));
+            generation.enter(Phase::Draining { kind: Drain::Parked, deadline, not_before, report: None }, turn.now);
         }
         self.plan = Plan::Succeed { after: serving };
         self.say(What::HandingOver { from: serving, parked: true }, turn);
@@ -543,7 +575,7 @@ impl Service {
     }
 
     pub(crate) fn park_failed(&mut self, what: String, turn: &mut Turn<'_>) {
-        if self.plan != Plan::Park {
+        if !matches!(self.plan, Plan::Park { .. }) {
             return;
         }
         self.plan = Plan::Rest;
@@ -601,5 +633,7 @@ impl Service {
     }
 }
 
+/// What was accepted right before may still have its request on the way, and nobody can tell it from one that never brings any.
+const PARKED_FRESH: Duration = Duration::from_millis(100);
 /// Longest drain of busy connections in a restart without overlap: everybody else waits meanwhile.
 const PARKED_DRAIN: Duration = Duration::from_secs(5);

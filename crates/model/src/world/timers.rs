@@ -33,7 +33,7 @@ impl Service {
         let served = self.is_served();
         let plan = match self.plan {
             Plan::BackOff { until } => Some(until),
-            Plan::Rest | Plan::Hold { .. } | Plan::After { .. } | Plan::GaveUp | Plan::Park | Plan::Succeed { .. } => None,
+            Plan::Rest | Plan::Hold { .. } | Plan::After { .. } | Plan::GaveUp | Plan::Park { .. } | Plan::Succeed { .. } => None,
         };
         let generations = self.generations.values().flat_map(|generation| due(generation, served)).flatten().map(|(at, _)| at);
         let alive = self.generations.values().filter_map(|generation| self.alive_at(generation));

@@ -114,6 +114,7 @@ pub(super) fn ledger(from: u64, to: u64, outcome: Outcome) -> Ledger {
         drained: Measured::Count(12),
         cut: Measured::Count(0),
         idle_closed: Measured::Count(2),
+        notes: Vec::new(),
         lost: Measured::Count(0),
         gap_ms: Measured::Count(0),
         listener_gap: false,
