@@ -138,6 +138,11 @@ impl Accounts {
         })
     }
 
+    /// The name of a user; `None` if no account has this number.
+    pub fn name_of(&self, uid: u32) -> Option<&str> {
+        self.users().find(|account| account.uid == uid).map(|account| account.name)
+    }
+
     /// The number of a group.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use crate::connections::Observer;
 use crate::reactor::{Reactor, now};
 use crate::status::Pace;
 use crate::usage::Gauge;
+use stayput_config::Disk;
+use stayput_config::accounts::Accounts;
 use stayput_model::text::{command_line, printable_bytes};
 use stayput_wire::{Evidence, ListenerOpen, Measured, ProcessFacts, Processes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,15 +31,15 @@ struct Known {
     listeners: BTreeMap<u32, String>,
     /// Inodes of its open connections; `None`: they could not be looked at.
     connections: Option<BTreeSet<u32>>,
-    /// Names of users.
-    users: BTreeMap<u32, String>,
+    /// The users of this machine, once somebody asked for one.
+    accounts: Option<Accounts>,
 }
 
 impl Known {
     /// By /etc/passwd; a user that is not there has a number.
     fn user(&mut self, uid: u32) -> String {
-        let find = || stayput_kernel::users::find(&uid.to_string()).ok().and_then(|user| user.name);
-        self.users.entry(uid).or_insert_with(|| find().unwrap_or_else(|| uid.to_string())).clone()
+        let accounts = self.accounts.get_or_insert_with(|| Accounts::read(&Disk).unwrap_or_default());
+        accounts.name_of(uid).map_or_else(|| uid.to_string(), str::to_owned)
     }
 }
 

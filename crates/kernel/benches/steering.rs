@@ -24,7 +24,7 @@ fn group() -> ([OwnedFd; 2], SocketAddr) {
 }
 
 fn to(index: u32) -> Selection {
-    Selection { route: None, targets: vec![index] }
+    Selection { route: None, targets: vec![index], share: None }
 }
 
 /// Replacing the program: from here on every new connection goes elsewhere.
