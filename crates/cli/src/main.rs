@@ -3,6 +3,8 @@
 mod commands;
 mod error;
 mod output;
+mod table;
+mod terminal;
 mod words;
 
 use std::process::ExitCode;

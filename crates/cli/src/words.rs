@@ -5,11 +5,10 @@ use std::fmt::Write as _;
 use stayput_model::text::printable;
 use stayput_wire::{
     Event, GenerationPhase, GenerationStatus, Holding, InstanceStatus, Ledger, ListenerOrigin, ListenerStatus, Measured, Outcome,
-    ServicePhase, ServiceStatus, Target, TrapStatus,
+    ServicePhase, ServiceStatus, State, Target, TrapStatus,
 };
 
-/// Width of a plain terminal.
-const WIDTH: usize = 80;
+use crate::table::{self, WIDTH};
 
 /// One line about an event, without a newline.
 pub(crate) fn event(event: &Event) -> String {
@@ -128,12 +127,44 @@ pub(crate) fn status(instance: &InstanceStatus) -> String {
     if instance.services.is_empty() {
         let _ = writeln!(text, "{}: no service", instance.name);
     }
+    wrap(&mut text, &processes(instance));
+    text
+}
+
+/// stayput's own processes.
+pub(crate) fn processes(instance: &InstanceStatus) -> String {
     let mut processes = format!("guard {}, keeper {}, daemon {}", instance.guard.pid, instance.keeper.pid, instance.daemon.pid);
     if instance.keeper_deaths + instance.daemon_deaths > 0 {
         let _ = write!(processes, "; started again: keeper {}x, daemon {}x", instance.keeper_deaths, instance.daemon_deaths);
     }
-    wrap(&mut text, &processes);
-    text
+    processes
+}
+
+/// What a service is, in at most a few words.
+pub(crate) fn state(state: State) -> &'static str {
+    match state {
+        State::Stopped => "stopped",
+        State::Disabled => "disabled",
+        State::WaitingFor => "waiting",
+        State::WaitingForPort => "port taken",
+        State::BackingOff => "backing off",
+        State::Looping => "looping",
+        State::GivenUp => "given up",
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Restarting => "restarting",
+        State::Handover => "handing over",
+        State::Soaking => "on probation",
+        State::Deaf => "deaf",
+        State::Unhealthy => "unhealthy",
+        State::NotListening => "not listening",
+        State::Stopping => "stopping",
+        State::Wedged => "wedged",
+        State::Working => "working",
+        State::Scheduled => "scheduled",
+        State::Done => "done",
+        State::Failed => "failed",
+    }
 }
 
 fn service_text(text: &mut String, service: &ServiceStatus) {
@@ -276,22 +307,9 @@ fn table<const COLUMNS: usize>(text: &mut String, rows: &[[String; COLUMNS]]) {
     }
 }
 
-/// A sentence in lines that fit a terminal, indented by two.
+/// A sentence in lines that fit a plain terminal, indented by two.
 fn wrap(text: &mut String, sentence: &str) {
-    let mut line = String::new();
-    for word in sentence.split_whitespace() {
-        if !line.is_empty() && 2 + line.chars().count() + 1 + word.chars().count() > WIDTH {
-            let _ = writeln!(text, "  {line}");
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    if !line.is_empty() {
-        let _ = writeln!(text, "  {line}");
-    }
+    table::wrap(text, sentence, WIDTH);
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `stayput status`: what is true of the running instances, asked from their daemons.
 
+mod watch;
+
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -8,14 +10,23 @@ use stayput_wire::{Client, ClientError, InstanceStatus, Reply, Request};
 
 use super::instances::{self, ANSWER_WITHIN};
 use crate::error::Error;
-use crate::{output, words};
+use crate::{output, table, terminal, words};
 
 /// Arguments of `stayput status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit status: 0; 1 if nothing runs or a daemon does not answer; 2 if there is no such instance.")]
+#[command(
+    after_help = "An instance of several services is a table, fitted to the terminal; one of a single service is shown with its generations and listeners.
+Exit status: 0; 1 if nothing runs or a daemon does not answer; 2 if there is no such instance."
+)]
 pub(crate) struct Args {
     /// Name of the instance [default: all]
     name: Option<String>,
+    /// Show generations, listeners and the last restart of each service
+    #[arg(long, short)]
+    long: bool,
+    /// Draw it again whenever something happens, until q
+    #[arg(long, short, conflicts_with = "json")]
+    watch: bool,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -33,6 +44,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         }
         return Err(instances::nothing_running());
     }
+    if args.watch {
+        return watch::run(args.name.as_deref(), |running| picture(args, running));
+    }
     // Each is asked after the other: only one that does not answer takes time.
     let asked: Vec<_> = running.into_iter().map(|found| (ask(&found), found)).collect();
     let all_answered = asked.iter().all(|(answer, _)| answer.is_ok());
@@ -40,8 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         let documents = asked.iter().map(|(answer, found)| document(answer, found)).collect();
         output::say(&format!("{}\n", envelope(documents)));
     } else {
-        let texts: Vec<_> = asked.iter().map(|(answer, found)| text(answer, found)).collect();
-        output::say(&texts.join("\n"));
+        output::say(&pictures(args, &asked));
     }
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -54,9 +67,25 @@ fn ask(found: &Found) -> Result<InstanceStatus, ClientError> {
     }
 }
 
-fn text(answer: &Result<InstanceStatus, ClientError>, found: &Found) -> String {
+/// What is shown of these instances now.
+fn picture(args: &Args, running: &[Found]) -> String {
+    let asked: Vec<_> = running.iter().map(|found| (ask(found), found.clone())).collect();
+    pictures(args, &asked)
+}
+
+fn pictures(args: &Args, asked: &[(Result<InstanceStatus, ClientError>, Found)]) -> String {
+    let texts: Vec<String> = asked.iter().map(|(answer, found)| text(args, answer, found, asked.len() > 1)).collect();
+    texts.join("\n")
+}
+
+fn text(args: &Args, answer: &Result<InstanceStatus, ClientError>, found: &Found, several: bool) -> String {
     match answer {
-        Ok(status) => words::status(status),
+        // Of one service everything has room.
+        Ok(status) if args.long || (!args.watch && status.services.len() == 1) => words::status(status),
+        Ok(status) => {
+            let name = if several { format!("{}:\n", found.name) } else { String::new() };
+            format!("{name}{}", table::table(status, terminal::width(), output::is_colourful()))
+        }
         Err(error) => {
             let guard = found.guard.map_or("unreadable".to_owned(), |pid| pid.to_string());
             format!("{}: its lock is held (guard pid {guard}), so it runs; its daemon does not answer\n  cause: {error}\n", found.name)
