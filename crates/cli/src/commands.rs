@@ -2,6 +2,7 @@
 
 pub(crate) mod canary;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod daemon;
 pub(crate) mod dashboard;
 pub(crate) mod doctor;

@@ -9,11 +9,11 @@ mod words;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    canary, compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start, status,
-    stop, story, up, wait, why,
+    canary, compare, completions, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start,
+    status, stop, story, up, wait, why,
 };
 
 /// Processes restart. Ports stay put.
@@ -81,6 +81,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Print the JSON schema of stayput.toml, for editors
     Schema,
+    /// Print what a shell needs to complete commands and options
+    Completions(completions::Args),
+    /// Write the man pages
+    Man(completions::ManArgs),
     /// Serve the web page of an instance, or print the address that opens it
     Dashboard(dashboard::Args),
 }
@@ -113,6 +117,8 @@ fn main() -> ExitCode {
         Command::Story(args) => story::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Schema => Ok(schema::run()),
+        Command::Completions(args) => Ok(completions::run(&args, &Cli::command())),
+        Command::Man(args) => completions::man(&args, &Cli::command()),
         Command::Dashboard(args) => dashboard::run(&args),
     };
     result.unwrap_or_else(|error| error.report())

@@ -256,8 +256,8 @@ fn line(
 fn notes(text: &mut String, service: &ServiceStatus, row: &Row, exit_shown: bool, width: usize) {
     let quiet =
         matches!(service.state, State::Running | State::Stopped | State::Disabled | State::Done | State::Scheduled | State::Working);
-    let told = |exit: &&String| service.detail.contains(exit.as_str());
-    let exit = Some(&row.exit).filter(|exit| !exit.is_empty() && !exit_shown && !quiet && !told(exit));
+    let told = service.last_exit.as_ref().is_some_and(|exit| service.detail.contains(&exit.ended));
+    let exit = Some(&row.exit).filter(|exit| !exit.is_empty() && !exit_shown && !quiet && !told);
     let mut facts: Vec<String> = Vec::new();
     if !quiet && !service.detail.is_empty() {
         facts.push(printable(&service.detail).into_owned());

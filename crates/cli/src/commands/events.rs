@@ -74,11 +74,9 @@ pub(crate) fn run(args: &EventsArgs) -> Result<ExitCode, Error> {
                 if !args.follow || !again || first.elapsed() > ANSWER_WITHIN {
                     return Err(instances::unreachable(&found, &error));
                 }
-                if !found.is_running().unwrap_or(true) {
+                if !instances::goes_on(&found, &error) {
                     return Ok(ExitCode::SUCCESS);
                 }
-                // The keeper starts the next daemon; nothing tells when it listens again.
-                std::thread::sleep(Duration::from_millis(20));
             }
         }
     }

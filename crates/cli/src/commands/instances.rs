@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stayput_wire::pattern::closest;
 use stayput_wire::runtime::{self, Found, RuntimeError};
 use stayput_wire::{Client, ClientError, Failure, FailureKind};
@@ -46,17 +48,33 @@ pub(crate) struct Chosen {
     pub(crate) services: Vec<String>,
 }
 
-/// What is meant by names that may begin with an instance's: the rest, or all of them, are services. An instance's name comes before a
-/// service's; `instance` says that all are services, `all` that every service is meant.
-pub(crate) fn choose_services(instance: Option<&str>, names: &[String], all: bool, verb: &str) -> Result<Chosen, Error> {
-    let chosen = named_services(instance, names, verb)?;
-    match chosen.services.first() {
-        None if all => Ok(Chosen { services: vec!["*".to_owned()], ..chosen }),
-        Some(name) if all => {
-            let message = format!("{name:?} and --all: all services are meant anyway");
-            Err(Error::new(Kind::BadInput, message).hint(format!("the instance that runs is {}", chosen.found.name)))
+/// The arguments that say which.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Meant {
+    /// Name of an instance, names or globs of services, or first the one and then the others [default: the only one]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Name of the instance; all other names are services then
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// All services of the instance but the dashboard
+    #[arg(long)]
+    all: bool,
+}
+
+impl Meant {
+    /// The names may begin with an instance's: the rest, or all of them, are services. An instance's name comes before a service's; `--instance` says
+    /// that all are services, `--all` that every service is meant.
+    pub(crate) fn choose(&self, verb: &str) -> Result<Chosen, Error> {
+        let chosen = named_services(self.instance.as_deref(), &self.names, verb)?;
+        match chosen.services.first() {
+            None if self.all => Ok(Chosen { services: vec!["*".to_owned()], ..chosen }),
+            Some(name) if self.all => {
+                let message = format!("{name:?} and --all: all services are meant anyway");
+                Err(Error::new(Kind::BadInput, message).hint(format!("the instance that runs is {}", chosen.found.name)))
+            }
+            _ => Ok(chosen),
         }
-        _ => Ok(chosen),
     }
 }
 
@@ -114,6 +132,20 @@ pub(crate) fn unreachable(found: &Found, error: &ClientError) -> Error {
         }
         (_, None) => report.hint("its lock is held, so it runs"),
     }
+}
+
+/// Whether the instance goes on after its daemon was lost in the middle of a stream. The next daemon has the same control socket, which the keeper
+/// keeps: who connects meanwhile waits in its queue, so it can be asked at once. Where there is no socket any more the instance ends, and that is
+/// waited for.
+pub(crate) fn goes_on(found: &Found, lost: &ClientError) -> bool {
+    if matches!(lost, ClientError::Connect(..))
+        && let Some(guard) = found.guard.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    {
+        let patience = Timespec::try_from(ANSWER_WITHIN).ok();
+        // A failure is no end: the lock has the last word.
+        let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&guard, PollFlags::IN)], patience.as_ref()));
+    }
+    found.is_running().unwrap_or(true)
 }
 
 /// A refusal by the daemon.

@@ -146,14 +146,13 @@ fn from_daemon(found: &Found, mut query: LogsQuery, printer: &mut Printer) -> Re
                 if !query.follow || !again || since.elapsed() > ANSWER_WITHIN {
                     return Err(instances::unreachable(found, &error));
                 }
-                if !found.is_running().unwrap_or(true) {
+                if !instances::goes_on(found, &error) {
                     return Ok(ExitCode::SUCCESS);
                 }
                 // What was printed is known by its place.
                 if let Some(at) = printer.last_ms {
                     (query.since_ms, query.lines) = (Some(at), None);
                 }
-                std::thread::sleep(Duration::from_millis(20));
             }
         }
     }

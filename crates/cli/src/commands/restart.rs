@@ -30,15 +30,8 @@ use crate::{output, words};
 A name that an instance and a service have is the instance's; --instance NAME tells them apart.
 Exit status: 0 if each new generation has the connections, 1 if one does not, 2 if nothing was tried.")]
 pub(crate) struct Args {
-    /// Name of an instance, names or globs of services, or first the one and then the others [default: the only one]
-    #[arg(value_name = "NAME")]
-    names: Vec<String>,
-    /// Name of the instance; all other names are services then
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
-    /// All services
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    meant: instances::Meant,
     /// So many at a time [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     parallel: Option<u32>,
@@ -54,7 +47,7 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
-    let Chosen { found, services } = instances::choose_services(args.instance.as_deref(), &args.names, args.all, "restart")?;
+    let Chosen { found, services } = args.meant.choose("restart")?;
     if let Some(switch) = args.canary.decision() {
         return canary::decide(&found, &services, switch, args.json);
     }

@@ -28,15 +28,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 A name that an instance and a service have is the instance's; --instance NAME tells them apart.
 Exit status: 0; 1 if it did not stop; 2 if there is no such instance or service.")]
 pub(crate) struct Args {
-    /// Name of an instance, names or globs of services, or first the one and then the others [default: the only instance]
-    #[arg(value_name = "NAME")]
-    names: Vec<String>,
-    /// Name of the instance; all other names are services then
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
-    /// All services; the instance goes on
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    meant: instances::Meant,
     /// Print how it ended as JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +52,7 @@ pub(crate) fn down(args: &DownArgs) -> Result<ExitCode, Error> {
 
 /// Runs `stayput stop`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
-    let Chosen { found, services } = instances::choose_services(args.instance.as_deref(), &args.names, args.all, "stop")?;
+    let Chosen { found, services } = args.meant.choose("stop")?;
     if services.is_empty() {
         return end(&found, args.json);
     }
