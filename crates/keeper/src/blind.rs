@@ -119,10 +119,8 @@ impl Keeper {
         let movable = epoll::registrations(&self.proc, process, number).is_empty();
         let answer = if let Some(offer) = self.offer(&service, &key, generation).filter(|_| movable) {
             let answer = self.swap(generation, call, &socket, process, offer, &[]);
-            if let (Answer::Success, Some(listener)) = (&answer, self.state.listener_mut(offer)) {
-                listener.origin = Origin::Given;
+            if let (Answer::Success, Some(listener)) = (&answer, self.state.listener(offer)) {
                 let _ = rustix::net::listen(listener.socket, backlog);
-                self.tell_listener(offer);
             }
             answer
         } else {
@@ -142,7 +140,8 @@ impl Keeper {
         Ok(answer)
     }
 
-    fn is_given(&self, generation: GenerationId, inode: u32) -> bool {
+    /// Whether it is a socket of ours that the generation does not listen on yet.
+    pub(crate) fn is_given(&self, generation: GenerationId, inode: u32) -> bool {
         self.state.generation(generation).is_some_and(|generation| generation.given.iter().any(|(given, _, _)| *given == inode))
     }
 }

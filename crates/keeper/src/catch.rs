@@ -269,11 +269,12 @@ impl Keeper {
         let (service, key) = (listener.service.clone(), listener.key);
         let beside_its_own = self.selected_owners(&service, &key).contains(&generation);
         let binder = self.binder(generation, process).map(TableFd::keep);
+        let given = socket::inode(own).is_ok_and(|inode| self.is_given(generation, inode));
         let mut before = None;
         if let Some(listener) = self.state.listener_mut(offer) {
             listener.owner = Some(generation);
             listener.last_owner = Some(generation);
-            listener.origin = Origin::Swapped;
+            listener.origin = if given { Origin::Given } else { Origin::Swapped };
             before = std::mem::replace(&mut listener.binder, binder);
         }
         let own = self.state.listeners_of(generation);

@@ -205,7 +205,7 @@ pub(crate) fn exec_stages(brain: &mut Brain, _host: &str) {
 /// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
 pub(crate) fn guard_does_errands(brain: &mut Brain, host: &str) {
     use std::io::BufRead;
-    let mut strace = refuse(brain.dump.keeper_pid);
+    let mut strace = refuse(brain.dump.keeper_pid, "pidfd_getfd,process_vm_readv");
     let address = free_address(host);
     brain.serve(1, address);
     assert_eq!(brain.listening(1).origin, Origin::Adopted);
