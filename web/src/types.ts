@@ -10,7 +10,7 @@ export type Listener = {
   port: number;
   inode: number;
   held: boolean;
-  origin: "adopted" | "swapped" | "held" | "passed";
+  origin: "adopted" | "swapped" | "held" | "passed" | "given";
   selected: boolean;
   queue: Measured;
   evidence: Evidence;

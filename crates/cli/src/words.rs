@@ -223,6 +223,16 @@ fn generation_notes(text: &mut String, generation: &GenerationStatus) {
     if let TrapStatus::Unavailable(why) = &generation.trap {
         wrap(text, &format!("generation {}: its ports are not held: {}", generation.id, printable(why)));
     }
+    if generation.holding == Holding::Swap {
+        wrap(
+            text,
+            &format!(
+                "generation {}: sockets of ours are put in the place of its own, which may not be looked into (pidfd_getfd); all promises hold, options \
+                 that it sets before it binds are lost",
+                generation.id
+            ),
+        );
+    }
     if generation.holding == Holding::Environment {
         wrap(
             text,
@@ -242,6 +252,7 @@ fn listener_row(listener: &ListenerStatus, owner: &str) -> [String; 6] {
         (true, ListenerOrigin::Swapped) => "swapped",
         (true, ListenerOrigin::Held) => "held",
         (true, ListenerOrigin::Passed) => "passed",
+        (true, ListenerOrigin::Given) => "given",
     };
     [
         format!("{address}:{}", listener.port),

@@ -1,4 +1,6 @@
-//! Where binds cannot be caught: a filter above stayput has the one place of a listener, as in a nested stayput (`EBUSY`).
+//! Where something that stayput stands on is refused by a filter above it: the place of the listener is taken, as in a nested stayput (`EBUSY`);
+//! `pidfd_getfd`, as by Docker's default profile; calls and flags that an older kernel does not know. Each time the next best means is used, and the
+//! status says which.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -27,33 +29,74 @@ os.dup2(listener, 0)
 os.execv(REAL, sys.argv)
 ";
 
+/// Refuses some calls with an error, as a container's profile or an older kernel does, and becomes stayput. A rule: call, number of an argument or
+/// none, what of it has to be set, error number.
+const WITHOUT: &str = r"#!/usr/bin/env python3
+import ctypes, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+numbers = {
+    'x86_64': dict(ioctl=16, ptrace=101, process_vm_readv=310, process_vm_writev=311, kcmp=312, seccomp=317, close_range=436, pidfd_getfd=438),
+    'aarch64': dict(ioctl=29, ptrace=117, process_vm_readv=270, process_vm_writev=271, kcmp=272, seccomp=277, close_range=436, pidfd_getfd=438),
+}[platform.machine()]
+code = b''
+for name, argument, bits, error in RULES:
+    refuse = struct.pack('=HBBI', 6, 0, 0, 0x50000 | error)
+    check = b''
+    if argument is not None:
+        # Load its lower half, keep the bits, compare.
+        check = struct.pack('=HBBI', 0x20, 0, 0, 16 + 8 * argument) + struct.pack('=HBBI', 0x54, 0, 0, bits)
+        check += struct.pack('=HBBI', 0x15, 0, 1, bits)
+    code += struct.pack('=HBBI', 0x20, 0, 0, 0) + struct.pack('=HBBI', 0x15, 0, len(check + refuse) // 8, numbers[name]) + check + refuse
+code += struct.pack('=HBBI', 6, 0, 0, 0x7fff0000)
+code = ctypes.create_string_buffer(code, len(code))
+program = ctypes.create_string_buffer(struct.pack('@HP', len(code) // 8, ctypes.addressof(code)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.syscall(numbers['seccomp'], 1, 0, program) == 0, os.strerror(ctypes.get_errno())
+os.execv(REAL, sys.argv)
+";
+
+const EPERM: i32 = 1;
+const EINVAL: i32 = 22;
+const ENOSYS: i32 = 38;
+
+/// A rule of [`WITHOUT`].
+type Rule<'a> = (&'a str, Option<(u32, u32)>, i32);
+
+fn without(rules: &[Rule<'_>]) -> String {
+    let rule = |(name, argument, error): &Rule<'_>| match argument {
+        None => format!("('{name}', None, 0, {error})"),
+        Some((argument, bits)) => format!("('{name}', {argument}, {bits}, {error})"),
+    };
+    WITHOUT.replace("RULES", &format!("[{}]", rules.iter().map(rule).collect::<Vec<_>>().join(", ")))
+}
+
 /// A directory with that program in the place of stayput.
-fn below() -> (tempfile::TempDir, PathBuf) {
+fn below(source: &str) -> (tempfile::TempDir, PathBuf) {
     let real = Path::new(env!("CARGO_BIN_EXE_stayput"));
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = place.path().join("stayput");
-    std::fs::write(&program, BELOW.replace("REAL", &format!("{:?}", real.display().to_string()))).unwrap();
+    std::fs::write(&program, source.replace("REAL", &format!("{:?}", real.display().to_string()))).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink(real.with_file_name("misbehave"), place.path().join("misbehave")).unwrap();
     (place, program)
 }
 
-fn each_user(test: impl Fn(&TestEnv)) {
-    let (_place, program) = below();
+fn each_user(source: &str, test: impl Fn(&TestEnv)) {
+    let (_place, program) = below(source);
     for user in [User::Root, User::Ordinary].into_iter().filter(|user| user.is_possible()) {
         test(&TestEnv::new(&program, user));
     }
 }
 
 /// Restarts and a crash of a server that takes passed sockets, under load.
-fn keeps_its_port(env: &TestEnv, server: Server) {
+fn keeps_its_port(env: &TestEnv, server: Server, holding: &str) {
     let port = env.port();
     let options = ["--port", &format!("127.0.0.1:{port}"), "--soak", "300ms"];
     let mut running = env.run("web", &options, &env.server(server, port));
     running.wait_answer(port);
     let ready = running.wait_ready();
-    assert!(ready.to_string().contains(r#""holding":"environment""#), "{ready:#}");
+    assert_eq!(ready["generations"][0]["holding"], holding, "{ready:#}");
     let load = Plan::port(port).rate(100.0).start().unwrap();
     load.wait_ok(30, PATIENCE).unwrap();
     for _ in 0..2 {
@@ -74,18 +117,18 @@ fn keeps_its_port(env: &TestEnv, server: Server) {
 
 #[test]
 fn gunicorn_takes_systemds_variables() {
-    each_user(|env| keeps_its_port(env, Server::Gunicorn));
+    each_user(BELOW, |env| keeps_its_port(env, Server::Gunicorn, "environment"));
 }
 
 #[test]
 fn flask_takes_werkzeugs_variable() {
-    each_user(|env| keeps_its_port(env, Server::FlaskSocketIo));
+    each_user(BELOW, |env| keeps_its_port(env, Server::FlaskSocketIo, "environment"));
 }
 
 /// Python's own server takes nothing: it fails once at a port that we have, and then runs by itself, and status says so.
 #[test]
 fn a_server_that_takes_nothing_runs_by_itself() {
-    each_user(|env| {
+    each_user(BELOW, |env| {
         let port = env.port();
         let mut running = env.run("web", &["--port", &format!("127.0.0.1:{port}")], &env.server(Server::HttpServer, port));
         running.wait_answer(port);
@@ -93,4 +136,45 @@ fn a_server_that_takes_nothing_runs_by_itself() {
         assert!(ready.to_string().contains(r#""holding":"plain""#), "{ready:#}");
         running.stop();
     });
+}
+
+/// Docker's default profile on a recent kernel: everything but `pidfd_getfd` and `kcmp`.
+#[test]
+fn dockers_default_profile_leaves_the_swap() {
+    let filter = without(&[("pidfd_getfd", None, EPERM), ("kcmp", None, EPERM)]);
+    each_user(&filter, |env| {
+        keeps_its_port(env, Server::HttpServer, "swap");
+        keeps_its_port(env, Server::Node, "swap");
+    });
+}
+
+/// The same and all of ptrace's kin: the address is then read from `/proc/PID/mem`.
+#[test]
+fn no_ptrace_call_at_all_leaves_the_swap() {
+    let calls = ["pidfd_getfd", "kcmp", "ptrace", "process_vm_readv", "process_vm_writev"];
+    each_user(&without(&calls.map(|call| (call, None, EPERM))), |env| keeps_its_port(env, Server::Go, "swap"));
+}
+
+/// What Linux 5.9 lacks: `WAIT_KILLABLE_RECV` (bit 5 of the flags); and a kernel without `pidfd_getfd` and `close_range`.
+#[test]
+fn an_older_kernel_leaves_the_swap() {
+    let filter = without(&[
+        ("pidfd_getfd", None, ENOSYS),
+        ("close_range", None, ENOSYS),
+        ("kcmp", None, ENOSYS),
+        ("seccomp", Some((1, 1 << 5)), EINVAL),
+    ]);
+    each_user(&filter, |env| keeps_its_port(env, Server::Gunicorn, "swap"));
+}
+
+/// Without `WAIT_KILLABLE_RECV` alone all is as ever.
+#[test]
+fn without_killable_waits_sockets_are_adopted() {
+    each_user(&without(&[("seccomp", Some((1, 1 << 5)), EINVAL)]), |env| keeps_its_port(env, Server::HttpServer, "adopt"));
+}
+
+/// Before Linux 5.0 a filter has no listener (bit 3 of the flags).
+#[test]
+fn without_notifications_sockets_are_passed() {
+    each_user(&without(&[("seccomp", Some((1, 1 << 3)), EINVAL)]), |env| keeps_its_port(env, Server::Gunicorn, "environment"));
 }

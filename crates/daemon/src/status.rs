@@ -358,11 +358,15 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// By which means: what it was passed is seen by its listeners.
 fn holding(service: &Service, generation: &Generation) -> Holding {
-    let passed = |facts: &ListenerFacts| facts.last_owner == Some(generation.id) && facts.origin == Origin::Passed;
+    let has = |origin: Origin| {
+        let of = |facts: &ListenerFacts| facts.last_owner == Some(generation.id) && facts.origin == origin;
+        service.listeners.values().any(of)
+    };
     match generation.trap {
         Trap::Unknown => Holding::Unknown,
         Trap::Unavailable(_) => Holding::Plain,
-        Trap::Active if service.listeners.values().any(passed) => Holding::Environment,
+        Trap::Active if has(Origin::Passed) => Holding::Environment,
+        Trap::Active if has(Origin::Given) => Holding::Swap,
         Trap::Active => Holding::Adopt,
     }
 }
@@ -378,6 +382,7 @@ fn listener_status(facts: &ListenerFacts, queue: Option<u32>) -> ListenerStatus 
             Origin::Swapped => ListenerOrigin::Swapped,
             Origin::Held => ListenerOrigin::Held,
             Origin::Passed => ListenerOrigin::Passed,
+            Origin::Given => ListenerOrigin::Given,
         },
         selected: facts.selected,
         queue: queue.map(u64::from).into(),

@@ -135,6 +135,7 @@ fn listener(facts: keeper::ListenerFacts) -> ListenerFacts {
             keeper::Origin::Swapped => Origin::Swapped,
             keeper::Origin::Held => Origin::Held,
             keeper::Origin::Passed => Origin::Passed,
+            keeper::Origin::Given => Origin::Given,
         },
         selected: facts.selected,
     }

@@ -52,7 +52,13 @@ impl Keeper {
             Call::Listen => self.on_listen(generation, &notification),
             Call::Other(_) => Ok(Answer::Continue),
         });
-        if answer == Err(Errno::PERM) {
+        let answer = match answer {
+            Err(Errno::PERM | Errno::NOSYS) => {
+                self.with_arguments(notification).and_then(|notification| self.answer_blind(generation, &notification, turn))
+            }
+            other => other,
+        };
+        if matches!(answer, Err(Errno::PERM | Errno::NOSYS)) {
             self.cannot_look(generation);
         }
         // An error here means that the caller's socket or memory could not be had: the kernel's own answer is the right one.
@@ -151,7 +157,11 @@ impl Keeper {
             && let Some(offer) = self.offer(&service, &key, generation)
             && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
         {
-            return Ok(self.swap(generation, call, &socket, process, offer, &waiting));
+            match self.swap(generation, call, &socket, process, offer, &waiting) {
+                // No ADDFD (before Linux 5.9): nothing can be put in its place, and what is held must not stand in its way.
+                Answer::Error(Errno::INVAL | Errno::NOTTY) => drop(self.release(offer)),
+                answer => return Ok(answer),
+            }
         }
         let result = self.bind_beside(&service, &key, generation, &socket, buffer);
         if let Err(error) = result {
@@ -164,21 +174,13 @@ impl Keeper {
     /// first learns whether the bind would succeed as the process meant it: nobody's port is shared by our doing.
     fn bind_beside(&mut self, service: &str, key: &Key, generation: GenerationId, socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
         let asked_to_share = socket::reuses_port(socket)?;
-        let same_port = |listener: &&Listener| listener.service == service && listener.key.address.port() == key.address.port();
-        let present: Vec<_> = self.state.listeners.iter().filter(same_port).collect();
-        let own = present.iter().any(|listener| listener.owner == Some(generation) && listener.key == *key);
-        if own && !asked_to_share {
+        let own = |listener: &Listener| listener.service == service && listener.owner == Some(generation) && listener.key == *key;
+        if !asked_to_share && self.state.listeners.iter().any(own) {
             return socket::bind_raw(socket, address); // it has this port already: the kernel says so
         }
-        let equal = present.iter().any(|listener| listener.key == *key);
-        let foreign = |owner: Option<GenerationId>| owner.is_some_and(|owner| owner != generation);
-        if !equal && present.iter().any(|listener| foreign(listener.owner) && listener.key.overlaps(key)) {
-            // Beside an older generation on an overlapping address of another group nothing could be steered: the new one would
-            // get connections before it is ready. The older one goes on.
-            return Err(Errno::ADDRINUSE);
-        }
+        let first = self.stands_beside(service, key, generation)?;
         let uid = socket::owner(socket)?;
-        if present.is_empty() {
+        if first {
             drop(socket::bound_as(key, asked_to_share, uid)?);
         }
         self.give(service, key, uid);
@@ -188,9 +190,25 @@ impl Keeper {
         })
     }
 
+    /// Whether the service has nothing on the port yet.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`: beside an older generation on an overlapping address of another group nothing could be steered, and the new one would get
+    /// connections before it is ready. The older one goes on.
+    pub(crate) fn stands_beside(&self, service: &str, key: &Key, generation: GenerationId) -> Result<bool, Errno> {
+        let same_port = |listener: &&Listener| listener.service == service && listener.key.address.port() == key.address.port();
+        let present: Vec<_> = self.state.listeners.iter().filter(same_port).collect();
+        let equal = present.iter().any(|listener| listener.key == *key);
+        let foreign = |owner: Option<GenerationId>| owner.is_some_and(|owner| owner != generation);
+        if !equal && present.iter().any(|listener| foreign(listener.owner) && listener.key.overlaps(key)) {
+            return Err(Errno::ADDRINUSE);
+        }
+        Ok(present.is_empty())
+    }
+
     /// A listener that nobody accepts on and that can stand in for the process's own: held for the service, or left by a
     /// generation that died, or closed by this one.
-    fn offer(&self, service: &str, key: &Key, generation: GenerationId) -> Option<ListenerId> {
+    pub(crate) fn offer(&self, service: &str, key: &Key, generation: GenerationId) -> Option<ListenerId> {
         let candidates = self.state.listeners.iter().filter(|listener| listener.service == service && listener.key == *key);
         let free = |listener: &&Listener| match listener.owner {
             None => true,
@@ -202,7 +220,7 @@ impl Keeper {
     }
 
     /// A descriptor of the process that binds, if it is another than the main process (whose end is known anyhow).
-    fn binder(&self, generation: GenerationId, process: i32) -> Option<OwnedFd> {
+    pub(crate) fn binder(&self, generation: GenerationId, process: i32) -> Option<OwnedFd> {
         let main = self.state.generation(generation)?.pid;
         if process == main { None } else { process::pidfd(process).ok() }
     }
@@ -222,7 +240,7 @@ impl Keeper {
     }
 
     /// Puts a held listener in the place of the process's own socket.
-    fn swap(
+    pub(crate) fn swap(
         &mut self,
         generation: GenerationId,
         call: &Notification,
@@ -251,11 +269,12 @@ impl Keeper {
         let (service, key) = (listener.service.clone(), listener.key);
         let beside_its_own = self.selected_owners(&service, &key).contains(&generation);
         let binder = self.binder(generation, process).map(TableFd::keep);
+        let given = socket::inode(own).is_ok_and(|inode| self.is_given(generation, inode));
         let mut before = None;
         if let Some(listener) = self.state.listener_mut(offer) {
             listener.owner = Some(generation);
             listener.last_owner = Some(generation);
-            listener.origin = Origin::Swapped;
+            listener.origin = if given { Origin::Given } else { Origin::Swapped };
             before = std::mem::replace(&mut listener.binder, binder);
         }
         let own = self.state.listeners_of(generation);
@@ -277,14 +296,8 @@ impl Keeper {
         let Some((socket, process)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
         let backlog = call.arguments[1] as i32;
         let inode = socket::inode(&socket)?;
-        if let Some(id) = self.state.listeners.iter().find(|listener| listener.inode == inode).map(|listener| listener.id) {
-            let result = rustix::net::listen(&socket, backlog);
-            if let Some(listener) = self.state.listener_mut(id) {
-                listener.owner = listener.owner.or(Some(generation));
-                listener.last_owner = listener.owner;
-            }
-            self.tell_listener(id);
-            return Ok(answer_of(result));
+        if let Some(answer) = self.listen_again(generation, inode, backlog) {
+            return Ok(answer);
         }
         let address = socket::address(&socket)?;
         if address.port() == 0 || !socket::reuses_port(&socket)? {
@@ -315,9 +328,21 @@ impl Keeper {
         Ok(answer_of(result))
     }
 
+    /// A listen on a socket that we have already.
+    pub(crate) fn listen_again(&mut self, generation: GenerationId, inode: u32, backlog: i32) -> Option<Answer> {
+        let listener = self.state.listeners.iter().find(|listener| listener.inode == inode)?;
+        let (id, result) = (listener.id, rustix::net::listen(listener.socket, backlog));
+        if let Some(listener) = self.state.listener_mut(id) {
+            listener.owner = listener.owner.or(Some(generation));
+            listener.last_owner = listener.owner;
+        }
+        self.tell_listener(id);
+        Some(answer_of(result))
+    }
+
     /// The server listens elsewhere than where the port was held for it (another address or family): a socket wider than
     /// what it asked for is never handed over. Its own is held from now on, ours is let go.
-    fn release_unequal_holds(&mut self, service: &str, key: &Key) {
+    pub(crate) fn release_unequal_holds(&mut self, service: &str, key: &Key) {
         let unequal = |listener: &&Listener| {
             listener.service == service
                 && listener.origin == Origin::Held
@@ -332,7 +357,7 @@ impl Keeper {
 
     /// Some servers listen on other addresses of their port for a moment, to see whether it is free there (Vite: `0.0.0.0`, then `::`). What the
     /// generation itself has closed again, and now listens beside, is let go: nobody would ever accept on it.
-    fn release_own_probes(&mut self, generation: GenerationId, key: &Key) {
+    pub(crate) fn release_own_probes(&mut self, generation: GenerationId, key: &Key) {
         let closed = |listener: &&Listener| {
             listener.last_owner == Some(generation)
                 && listener.key.address.port() == key.address.port()
@@ -346,7 +371,7 @@ impl Keeper {
     }
 }
 
-fn answer_of(result: Result<(), Errno>) -> Answer {
+pub(crate) fn answer_of(result: Result<(), Errno>) -> Answer {
     match result {
         Ok(()) => Answer::Success,
         Err(error) => Answer::Error(error),

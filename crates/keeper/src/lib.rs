@@ -3,6 +3,7 @@
 //! [`protocol`] is what the brain (the daemon) may ask of the keeper and what the keeper tells it; [`client`] speaks it.
 //! The keeper decides nothing about *when*: it catches `bind` and `listen`, holds, steers, spawns, signals and reaps as told.
 
+mod blind;
 mod catch;
 pub mod client;
 mod errand;

@@ -421,6 +421,8 @@ pub enum Origin {
     Held,
     /// Ours, given to the generation as an open descriptor when it was started.
     Passed,
+    /// Ours, put in the place of the generation's own at its `bind`, because its own cannot be duplicated. Options that it had set before are lost.
+    Given,
 }
 
 /// What is known of a listener.

@@ -132,6 +132,7 @@ impl Keeper {
             declared: spec.declared.clone(),
             asked: false,
             served: false,
+            given: Vec::new(),
         });
         self.commit();
         match process::clone() {
@@ -356,7 +357,8 @@ impl Keeper {
                 socket.close();
             }
             let descriptors = [generation.pidfd, generation.report, generation.calls, generation.output, generation.error];
-            descriptors.into_iter().flatten().for_each(TableFd::close);
+            let given = generation.given.into_iter().map(|(_, _, socket)| socket);
+            descriptors.into_iter().flatten().chain(given).for_each(TableFd::close);
             self.state.emptied.extend(generation.cgroup);
         }
         self.state.remove_emptied();

@@ -96,6 +96,8 @@ pub(crate) struct Generation {
     pub(crate) asked: bool,
     /// New connections were steered to it.
     pub(crate) served: bool,
+    /// Sockets of ours that were put in the place of its own and that it does not listen on yet, with their inodes.
+    pub(crate) given: Vec<(u32, Key, TableFd)>,
 }
 
 /// Where a generation's `sd_notify` messages are sent to.
@@ -279,7 +281,9 @@ impl State {
     pub(crate) fn descriptors(&self) -> BTreeSet<RawFd> {
         let generations = self.generations.iter().flat_map(|generation| {
             let notify = generation.notify.as_ref().map(|(socket, _)| *socket);
-            [generation.pidfd, generation.report, generation.calls, generation.output, generation.error, notify]
+            let given = generation.given.iter().map(|(_, _, socket)| Some(*socket));
+            let one = [generation.pidfd, generation.report, generation.calls, generation.output, generation.error, notify];
+            one.into_iter().chain(given).collect::<Vec<_>>()
         });
         let listeners = self.listeners.iter().flat_map(|listener| [Some(listener.socket), listener.binder]);
         let groups = self.groups.iter().flat_map(|group| {

@@ -20,7 +20,17 @@ pub fn read_process(pid: i32, address: u64, buffer: &mut [u8]) -> Result<usize, 
     // * `local` describes `buffer`, which is writable for the whole call;
     // * `remote` is only an address in the other process: the kernel checks it there.
     let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
-    usize::try_from(read).map_err(|_| errno())
+    usize::try_from(read).map_err(|_| errno()).or_else(|refused| match refused {
+        // Some filters refuse the call and not the file, which the kernel guards by the same rule (ptrace access).
+        Errno::PERM | Errno::NOSYS => read_file(pid, address, buffer).map_err(|_| refused),
+        other => Err(other),
+    })
+}
+
+/// The same from `/proc/PID/mem`.
+fn read_file(pid: i32, address: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+    use std::os::unix::fs::FileExt as _;
+    std::fs::File::open(format!("/proc/{pid}/mem"))?.read_at(buffer, address)
 }
 
 /// The error number of the last failed libc call of this thread.

@@ -55,6 +55,8 @@ pub enum Origin {
     Held,
     /// The keeper's own, given to the generation as an open descriptor.
     Passed,
+    /// The keeper's own, put in the place of the generation's, which cannot be duplicated.
+    Given,
 }
 
 /// What is known of a listener.

@@ -561,6 +561,8 @@ pub enum ListenerOrigin {
     Held,
     /// The keeper's own, given to the generation as an open descriptor when it was started.
     Passed,
+    /// The keeper's own, put in the place of the generation's at its bind, because that cannot be duplicated.
+    Given,
 }
 
 /// By which means a generation's ports are held, best first; each is used where the one before it is not possible.
@@ -569,6 +571,9 @@ pub enum ListenerOrigin {
 pub enum Holding {
     /// Its own sockets, found when it binds them, or held ones put in their place. All promises.
     Adopt,
+    /// Sockets of ours, put in the place of its own when it binds them, because its own cannot be looked into (`pidfd_getfd` is refused). All
+    /// promises; options that it sets before it binds are lost.
+    Swap,
     /// Open sockets of its declared ports, passed in its environment or command. All promises for those ports; any other is not held.
     Environment,
     /// None: it binds by itself. The port closes between two generations (P1, P2 and the switch of P3 are gone); the rest stays.

@@ -206,10 +206,10 @@ pub(crate) fn executed(id: u64) -> impl FnMut(&Event) -> Option<Trap> {
     }
 }
 
-/// Lets the kernel refuse a process to reach into others.
-pub(crate) fn refuse(pid: i32) -> std::process::Child {
+/// Lets the kernel refuse a process these calls.
+pub(crate) fn refuse(pid: i32, calls: &str) -> std::process::Child {
     let strace = Command::new("strace")
-        .args(["-qq", "-e", "trace=pidfd_getfd,process_vm_readv", "-e", "inject=pidfd_getfd,process_vm_readv:error=EPERM"])
+        .args(["-qq", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error=EPERM")])
         .args(["-p", &pid.to_string()])
         .stderr(std::process::Stdio::piped())
         .spawn()

@@ -205,7 +205,7 @@ pub(crate) fn exec_stages(brain: &mut Brain, _host: &str) {
 /// As under Yama after a keeper's death: the keeper may not reach into the service, the guard, its ancestor, may.
 pub(crate) fn guard_does_errands(brain: &mut Brain, host: &str) {
     use std::io::BufRead;
-    let mut strace = refuse(brain.dump.keeper_pid);
+    let mut strace = refuse(brain.dump.keeper_pid, "pidfd_getfd,process_vm_readv");
     let address = free_address(host);
     brain.serve(1, address);
     assert_eq!(brain.listening(1).origin, Origin::Adopted);
@@ -224,8 +224,46 @@ pub(crate) fn may_not_look(brain: &mut Brain, host: &str) {
     brain.wait("hold", |event| matches!(event, Event::Held { .. }).then_some(()));
     let mut traced = Vec::new();
     for pid in [brain.dump.keeper_pid, brain.dump.guard_pid] {
-        traced.push(refuse(pid));
+        traced.push(refuse(pid, "pidfd_getfd,process_vm_readv"));
     }
+    let pid = brain.serve(1, address);
+    if service_user().is_some_and(|user| user.uid != rustix::process::getuid().as_raw()) {
+        brain.listening(1); // a process of the service's own user may
+    } else {
+        // A descriptor can still be put into it, without looking.
+        assert_eq!(brain.listening(1).origin, Origin::Given);
+        brain.serve(2, address);
+        assert_eq!(brain.listening(2).origin, Origin::Given);
+        assert_eq!(answers(address, 20), ["1"], "the new one gets nothing before it is ready");
+        brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
+        assert_eq!(answers(address, 20), ["2"]);
+        kill(pid);
+        brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
+        brain.tree_empty(1);
+        brain.done(Request::Release { generation: GenerationId(1) });
+        assert_eq!(answers(address, 20), ["2"]);
+        end(traced);
+        return;
+    }
+    assert_eq!(brain.line(1), "listening");
+    assert_eq!(answer(address), "1");
+    end(traced);
+}
+
+fn end(traced: Vec<std::process::Child>) {
+    for mut strace in traced {
+        strace.kill().expect("kill");
+        strace.wait().expect("wait");
+    }
+}
+
+/// Neither looked into nor told what it has: the service binds by itself, and what was held for it is not in its way.
+pub(crate) fn may_not_see(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.done(Request::Hold { service: "web".into(), address });
+    brain.wait("hold", |event| matches!(event, Event::Held { .. }).then_some(()));
+    let calls = "pidfd_getfd,process_vm_readv,getxattr";
+    let traced = [brain.dump.keeper_pid, brain.dump.guard_pid].map(|pid| refuse(pid, calls)).into();
     brain.serve(1, address);
     if service_user().is_some_and(|user| user.uid != rustix::process::getuid().as_raw()) {
         brain.listening(1); // a process of the service's own user may
@@ -235,10 +273,7 @@ pub(crate) fn may_not_look(brain: &mut Brain, host: &str) {
     }
     assert_eq!(brain.line(1), "listening");
     assert_eq!(answer(address), "1");
-    for mut strace in traced {
-        strace.kill().expect("kill");
-        strace.wait().expect("wait");
-    }
+    end(traced);
 }
 
 /// Daemons that die at once, for ever: the ports stay, and a stop is still obeyed. (The one who plays this is the first of them.)

@@ -10,7 +10,7 @@ mod users;
 
 use brain::{Brain, DEADLINE, NOBODY, brain_of_headless};
 use dying::{
-    daemons_without_marks, exec_stages, forks_and_ends, guard_does_errands, guard_killed, keeper_killed, may_not_look,
+    daemons_without_marks, exec_stages, forks_and_ends, guard_does_errands, guard_killed, keeper_killed, may_not_look, may_not_see,
     no_daemon_can_be_started, no_leaks, not_ours, whole_tree,
 };
 use handing::{
@@ -29,7 +29,7 @@ use users::{own_user, privileged_ports, stages, talks};
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 34] = [
+const SCENARIOS: [Scenario; 35] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -49,6 +49,7 @@ const SCENARIOS: [Scenario; 34] = [
     ("probes-elsewhere", probes_elsewhere, "127.0.0.1"),
     ("epoll-before-bind", epoll_before_bind, "127.0.0.1"),
     ("may-not-look", may_not_look, "127.0.0.1"),
+    ("may-not-see", may_not_see, "127.0.0.1"),
     ("no-daemon", no_daemon_can_be_started, "127.0.0.1"),
     ("workers", workers, "127.0.0.1"),
     ("bound-and-left", bound_and_left, "127.0.0.1"),

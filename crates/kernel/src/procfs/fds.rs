@@ -133,6 +133,37 @@ impl Proc {
         flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
     }
 
+    /// Whether a descriptor's open file is non-blocking (`O_NONBLOCK`); false if it cannot be seen. Source: as [`Proc::close_on_exec`].
+    pub fn non_blocking(&self, pid: Pid, fd: i32) -> bool {
+        let Ok(text) = self.fdinfo(pid, fd) else { return false };
+        let text = String::from_utf8_lossy(&text);
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & libc::O_NONBLOCK != 0)
+    }
+
+    /// The inode of the socket behind a descriptor.
+    ///
+    /// # Errors
+    /// The process or the descriptor is gone, or not ours to read; `ENOTSOCK`.
+    pub fn socket_inode(&self, pid: Pid, fd: i32) -> Result<u32, Error> {
+        let link = rustix::fs::readlinkat(&self.root, format!("{pid}/fd/{fd}"), Vec::new()).map_err(|errno| failed(pid, "fd", errno))?;
+        socket_inode(link.to_bytes()).ok_or_else(|| failed(pid, "fd", Errno::NOTSOCK))
+    }
+
+    /// The name of the protocol of a socket of another process (`TCP`, `TCPv6`, `MPTCP`, `UDP`), without having the socket: its attribute
+    /// `system.sockprotoname` (net/socket.c, `sockfs_xattr_get`). `None`: it is no socket.
+    ///
+    /// # Errors
+    /// The process or the descriptor is gone, or not ours to read.
+    pub fn socket_protocol(&self, pid: Pid, fd: i32) -> Result<Option<String>, Error> {
+        let mut name = [0_u8; 64];
+        match rustix::fs::getxattr(format!("/proc/{pid}/fd/{fd}"), "system.sockprotoname", &mut name) {
+            Ok(length) => Ok(Some(String::from_utf8_lossy(&name[..length.min(name.len())]).trim_end_matches('\0').to_owned())),
+            Err(Errno::NOTSUP | Errno::NODATA) => Ok(None),
+            Err(errno) => Err(failed(pid, "fd", errno)),
+        }
+    }
+
     /// `/proc/PID/fdinfo/FD`.
     ///
     /// # Errors

@@ -179,10 +179,17 @@ fn ptrace_improvement(facts: &Facts) -> Option<String> {
     }
 }
 
+/// `holding` is `swap` then.
+const SWAPPED: &str = "sockets of ours are put in the place of a service's own when it binds (holding: swap): its ports are held and steered all the same, but options \
+                       that it sets before it binds are lost, and one that listens on [::] or registers with epoll before it binds is not held";
+
 fn duplicate(facts: &Facts) -> Finding {
     let what = ("duplicate", Group::Holding, "a duplicate of a child's socket (pidfd_getfd)");
     row(what, &facts.duplicate, "duplicates of a child's sockets can be taken", |finding, _| {
-        finding.takes(&NO_PORT, NOT_SEEN).improve(ptrace_improvement(facts))
+        // What is left needs neither a duplicate nor ptrace access (keeper/src/blind.rs).
+        let swaps = facts.replaced.is_ok() && facts.read.is_ok() && facts.see.is_ok();
+        let finding = if swaps { finding.takes(&[(P1, Weaker), (P2, Weaker)], SWAPPED) } else { finding.takes(&NO_PORT, NOT_SEEN) };
+        finding.improve(ptrace_improvement(facts))
     })
 }
 
