@@ -93,7 +93,18 @@ impl Keeper {
         }
     }
 
+    /// The socket with this address that the instance was started with; it is the caller's from now on.
+    fn inherited(&mut self, address: SocketAddr) -> Option<std::os::fd::OwnedFd> {
+        let place = self.state.inherited.iter().position(|socket| socket::address(socket) == Ok(address))?;
+        Some(self.state.inherited.remove(place).take())
+    }
+
     pub(crate) fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {
+        if let Some(socket) = self.inherited(address) {
+            let key = Key::of(&socket, address)?;
+            let backlog = HELD_BACKLOG;
+            return self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None }).map(|_| ());
+        }
         let key = Key::new(address, false);
         // Without SO_REUSEPORT first: sharing with a stranger is not holding.
         drop(socket::bound(&key, false)?);

@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) emptied: Vec<Cgroup>,
     /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
     pub(crate) nofile: Option<(u64, u64)>,
+    /// Listening sockets that the instance was started with and that no hold has asked for yet.
+    pub(crate) inherited: Vec<TableFd>,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
     /// The record of the rest as it is written down.
@@ -288,6 +290,7 @@ impl State {
         });
         [Some(self.control), Some(self.lock), self.daemon.channel, self.daemon.pidfd]
             .into_iter()
+            .chain(self.inherited.iter().copied().map(Some))
             .chain(generations)
             .chain(listeners)
             .chain(groups)
@@ -340,6 +343,7 @@ impl State {
             next_group: 1,
             emptied: Vec::new(),
             nofile: None,
+            inherited: Vec::new(),
             declines: BTreeSet::new(),
             written: Vec::new(),
         }

@@ -78,7 +78,7 @@ pub(crate) struct Args {
 
 /// `--restart`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Restart {
+pub(super) enum Restart {
     /// Start it again
     Always,
     /// Start it again unless it exited with status 0
