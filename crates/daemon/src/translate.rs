@@ -47,6 +47,7 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
         limits: keeper::Limits { memory: config.limits.memory, cpu: config.limits.cpu, tasks: config.limits.tasks },
         declared: config.ports.clone(),
         // One that does not take them fails once, so it must be allowed to try again.
+        copies: config.replicas > 1,
         pass_sockets: config.restart != RestartPolicy::Never && matches!(config.kind, Kind::Service),
     }
 }

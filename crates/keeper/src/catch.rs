@@ -153,7 +153,7 @@ impl Keeper {
         {
             return Ok(self.swap(generation, call, &socket, process, offer, &waiting));
         }
-        let result = self.bind_beside(&service, &key, generation, &socket, buffer);
+        let result = self.bind_beside(&service, &key, (generation, process), &socket, buffer);
         if let Err(error) = result {
             self.tell(Event::BindRefused { generation, address, errno: error.raw_os_error() });
         }
@@ -162,12 +162,20 @@ impl Keeper {
 
     /// Binds the process's own socket so that other generations' may stand beside it. Where the service has nothing yet, it
     /// first learns whether the bind would succeed as the process meant it: nobody's port is shared by our doing.
-    fn bind_beside(&mut self, service: &str, key: &Key, generation: GenerationId, socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
+    fn bind_beside(
+        &mut self,
+        service: &str,
+        key: &Key,
+        (generation, process): (GenerationId, i32),
+        socket: &OwnedFd,
+        address: &[u8],
+    ) -> Result<(), Errno> {
         let asked_to_share = socket::reuses_port(socket)?;
         let same_port = |listener: &&Listener| listener.service == service && listener.key.address.port() == key.address.port();
         let present: Vec<_> = self.state.listeners.iter().filter(same_port).collect();
         let own = present.iter().any(|listener| listener.owner == Some(generation) && listener.key == *key);
-        if own && !asked_to_share {
+        let shares = asked_to_share || self.is_another_copy(generation, process, key);
+        if own && !shares {
             return socket::bind_raw(socket, address); // it has this port already: the kernel says so
         }
         let equal = present.iter().any(|listener| listener.key == *key);
@@ -186,6 +194,16 @@ impl Keeper {
         socket::bind_raw(socket, address).inspect_err(|_| {
             let _ = socket::set_reuse(socket, asked_to_share);
         })
+    }
+
+    /// One copy of several that has not bound this itself: the port that its generation has is another copy's.
+    fn is_another_copy(&self, generation: GenerationId, process: i32, key: &Key) -> bool {
+        if !self.state.generation(generation).is_some_and(|generation| generation.copies) {
+            return false;
+        }
+        let open = self.proc.socket_inodes(process).unwrap_or_default();
+        let own = |listener: &Listener| listener.owner == Some(generation) && listener.key == *key;
+        !self.state.listeners.iter().any(|listener| own(listener) && open.iter().any(|socket| socket.inode == listener.inode))
     }
 
     /// A listener that nobody accepts on and that can stand in for the process's own: held for the service, or left by a

@@ -93,10 +93,11 @@ impl Keeper {
         }
     }
 
-    /// The socket with this address that the instance was started with; it is the caller's from now on.
-    fn inherited(&mut self, address: SocketAddr) -> Option<std::os::fd::OwnedFd> {
-        let place = self.state.inherited.iter().position(|socket| socket::address(socket) == Ok(address))?;
-        Some(self.state.inherited.remove(place).take())
+    /// A duplicate of the socket with this address that the instance was started with. Who started it has the socket for as long as we run (systemd), so
+    /// that the port could never be bound anew: it stays ours, for the next hold of it.
+    fn inherited(&self, address: SocketAddr) -> Option<std::os::fd::OwnedFd> {
+        let socket = self.state.inherited.iter().find(|socket| socket::address(socket) == Ok(address))?;
+        rustix::io::fcntl_dupfd_cloexec(socket, 0).ok()
     }
 
     pub(crate) fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {

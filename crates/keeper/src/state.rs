@@ -41,7 +41,7 @@ pub(crate) struct State {
     pub(crate) emptied: Vec<Cgroup>,
     /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
     pub(crate) nofile: Option<(u64, u64)>,
-    /// Listening sockets that the instance was started with and that no hold has asked for yet.
+    /// Listening sockets that the instance was started with.
     pub(crate) inherited: Vec<TableFd>,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
@@ -94,6 +94,8 @@ pub(crate) struct Generation {
     pub(crate) cgroup: Option<Cgroup>,
     /// Addresses that it may bind whatever its rights.
     pub(crate) declared: Vec<SocketAddr>,
+    /// Its processes share its ports, whether they ask for it or not.
+    pub(crate) copies: bool,
     /// Its child waits, or waited, for sockets.
     pub(crate) asked: bool,
     /// New connections were steered to it.
