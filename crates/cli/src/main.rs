@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    canary, compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, replicas, restart, run, schema, start, status,
-    stop, story, up, wait, why,
+    canary, compare, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, replicas, restart, run, schema, start,
+    status, stop, story, up, wait, why,
 };
 
 /// Processes restart. Ports stay put.

@@ -16,6 +16,7 @@ fn config(env: &TestEnv, port: u16, replicas: u32, mode: &str) -> String {
     format!(
         "\
 name = 'copies'
+dashboard = false
 [service.web]
 command = [{}]
 port = '127.0.0.1:{port}'

@@ -2,6 +2,7 @@
 //!
 //! It starts no thread and no process: the keeper's entry clones, and a clone of a process with threads has only one of them.
 
+mod inherited;
 pub(super) mod input;
 mod name;
 pub(super) mod preflight;
@@ -123,12 +124,15 @@ pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error
 }
 
 pub(super) fn become_guard(runtime: RuntimeDir, control: OwnedFd, config: &InstanceConfig) -> Result<ExitCode, Error> {
+    let mut config = config.clone();
+    let inherited = inherited::take(&mut config);
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
-        blob: Blob::Start(Box::new(config.clone())).encode(),
+        blob: Blob::Start(Box::new(config)).encode(),
         control,
         lock: runtime.into_lock(),
+        inherited,
         daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],
     };
     match guard::run(start) {

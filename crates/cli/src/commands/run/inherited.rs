@@ -22,7 +22,10 @@ pub(super) fn take(config: &mut InstanceConfig) -> Vec<OwnedFd> {
         return Vec::new();
     }
     let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
-    (FIRST..FIRST.saturating_add(count)).filter_map(|number| spawn::inherited(number).ok()).filter(|socket| is_wanted(socket, config)).collect()
+    (FIRST..FIRST.saturating_add(count))
+        .filter_map(|number| spawn::inherited(number).ok())
+        .filter(|socket| is_wanted(socket, config))
+        .collect()
 }
 
 fn is_wanted(socket: &OwnedFd, config: &InstanceConfig) -> bool {
