@@ -58,7 +58,7 @@ fn what_fails_its_http_check_is_replaced_without_losing_a_request(env) {
     let upped = up(env, port, "{ http = '/health', every = '100ms', timeout = '2s', failures = 3 }");
     assert_eq!(passes(&upped), format!("GET /health on 127.0.0.1:{port} was answered with 200"));
     let (sick, _) = upped.serving("web");
-    let load = Plan::port(port).clients(2).duration(Duration::from_secs(60)).timeout(Duration::from_secs(5)).expect(Expect::AnyHttp).start().unwrap();
+    let load = Plan::port(port).clients(2).duration(Duration::from_mins(1)).timeout(Duration::from_secs(5)).expect(Expect::AnyHttp).start().unwrap();
     env.file(&format!("sick-{sick}"), "");
     let event = upped.wait_event("web", "unhealthy");
     assert_eq!(event["data"]["failures"], 3, "{event}");

@@ -106,7 +106,7 @@ fn as_process_1_it_reaps_passes_on_and_ends_in_order(env) {
         })
         .unwrap_or_else(|why| panic!("{why}"));
     };
-    says(&["[web] ✓ generation 2 has the connections", "[orphans] ✓ generation 1 has the connections"]);
+    says(&["[web] ✓ generation 2 has the connections", "[orphans] ✓ generation 1 is ready"]);
     let init = process::children(outside)[0];
     let status = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();
     assert!(status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{status}");
@@ -194,6 +194,7 @@ passed.bind(('127.0.0.1', int(sys.argv[1])))
 passed.listen(64)
 early = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
 os.dup2(passed.fileno(), 3)
+os.set_inheritable(3, True)
 os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 print('inode', os.fstat(3).st_ino, flush=True)
 os.execv(sys.argv[2], sys.argv[2:])
@@ -216,7 +217,7 @@ os.execv(sys.argv[2], sys.argv[2:])
     assert!(!String::from_utf8_lossy(&environment).contains("LISTEN_"), "no service was meant");
 
     // Restarts beside it, a crash, and a stop with a start: nothing is refused.
-    let load = Plan::port(port).clients(4).duration(Duration::from_secs(60)).timeout(Duration::from_secs(10)).start().unwrap();
+    let load = Plan::port(port).clients(4).duration(Duration::from_mins(1)).timeout(Duration::from_secs(10)).start().unwrap();
     load.wait_ok(50, PATIENCE).unwrap();
     upped.succeeds(&["restart", "web"]);
     upped.succeeds(&["restart", "web"]);
@@ -225,7 +226,7 @@ os.execv(sys.argv[2], sys.argv[2:])
     assert!(upped.serving("web").0 > first);
     upped.succeeds(&["stop", "web"]);
     upped.succeeds(&["start", "web"]);
-    let load = Plan::port(port).clients(1).duration(Duration::from_secs(60)).timeout(Duration::from_secs(10)).start().unwrap();
+    let load = Plan::port(port).clients(1).duration(Duration::from_mins(1)).timeout(Duration::from_secs(10)).start().unwrap();
     load.wait_ok(50, PATIENCE).unwrap();
     load.stop().unwrap().assert_nothing_lost();
     process::signal(child.id(), Signal::TERM);

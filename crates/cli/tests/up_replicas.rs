@@ -56,7 +56,7 @@ fn copies_share_the_port_and_the_death_of_one_refuses_nobody(env) {
     let (generation, _) = upped.serving("web");
     assert_eq!(upped.service("web")["replicas"], 4);
 
-    let load = Plan::port(port).clients(8).duration(Duration::from_secs(60)).timeout(Duration::from_secs(10)).start().unwrap();
+    let load = Plan::port(port).clients(8).duration(Duration::from_mins(1)).timeout(Duration::from_secs(10)).start().unwrap();
     load.wait_ok(100, PATIENCE).unwrap();
     let victim = before[1];
     let number = replica(victim);
@@ -79,7 +79,7 @@ fn copies_share_the_port_and_the_death_of_one_refuses_nobody(env) {
     assert!(upped.succeeds(&["logs", "web"]).contains("was ended by signal 9"), "said in its output");
 
     // A planned restart of all of them loses nothing.
-    let load = Plan::port(port).clients(8).duration(Duration::from_secs(60)).timeout(Duration::from_secs(10)).start().unwrap();
+    let load = Plan::port(port).clients(8).duration(Duration::from_mins(1)).timeout(Duration::from_secs(10)).start().unwrap();
     load.wait_ok(100, PATIENCE).unwrap();
     upped.succeeds(&["restart", "web"]);
     let last = copies(&upped, 4);

@@ -64,7 +64,7 @@ fn a_change_is_a_restart_that_loses_nothing_and_many_are_one(env) {
     assert_eq!(service["watch"]["directories"], 2, "{service}");
     assert!(service["detail"].as_str().unwrap().contains("; watching 2 directories"), "{service}");
     let (first, _) = upped.serving("web");
-    let load = Plan::port(port).clients(2).duration(Duration::from_secs(60)).timeout(Duration::from_secs(5)).expect(Expect::AnyHttp).start().unwrap();
+    let load = Plan::port(port).clients(2).duration(Duration::from_mins(1)).timeout(Duration::from_secs(5)).expect(Expect::AnyHttp).start().unwrap();
 
     // None of these counts; the one after them does, so they were seen before it.
     write(&src, "a.log");

@@ -102,6 +102,8 @@ impl Keeper {
 
     pub(crate) fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {
         if let Some(socket) = self.inherited(address) {
+            // When it was let go before, its other duplicate was kept from connections; it has no filter else.
+            let _ = stayput_kernel::reuseport::unmute(&socket);
             let key = Key::of(&socket, address)?;
             let backlog = HELD_BACKLOG;
             return self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None }).map(|_| ());

@@ -67,7 +67,7 @@ struct Run {
 struct Copies<'a> {
     args: &'a Args,
     signals: OwnedFd,
-    copies: Vec<Copy>,
+    each: Vec<Copy>,
     /// None is started any more.
     ending: bool,
     /// One has lived for a good while.
@@ -84,8 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let copies = (0..u64::from(args.count))
         .map(|number| Copy { runs: None, due: None, backoff: Backoff::new(seed ^ (number << 32)), has_ended: false })
         .collect();
-    let mut all = Copies { args, signals, copies, ending: false, good: false, status: 0 };
-    for number in 0..all.copies.len() {
+    let mut all = Copies { args, signals, each: copies, ending: false, good: false, status: 0 };
+    for number in 0..all.each.len() {
         if let Err(error) = all.start(number) {
             all.pass(9);
             let program = args.command[0].to_string_lossy();
@@ -105,7 +105,7 @@ impl Copies<'_> {
         let pid = child.id() as i32;
         // It is not reaped yet, so the number is its own.
         let pidfd = process::pidfd(pid)?;
-        let copy = &mut self.copies[number];
+        let copy = &mut self.each[number];
         (copy.runs, copy.due) = (Some(Run { pid, pidfd, since: Instant::now() }), None);
         Ok(())
     }
@@ -114,10 +114,10 @@ impl Copies<'_> {
         loop {
             self.reap()?;
             self.start_due();
-            if self.copies.iter().all(|copy| copy.runs.is_none() && copy.due.is_none()) {
+            if self.each.iter().all(|copy| copy.runs.is_none() && copy.due.is_none()) {
                 return Ok(self.status);
             }
-            let next = self.copies.iter().filter_map(|copy| copy.due).min().map(|due| due.saturating_duration_since(Instant::now()));
+            let next = self.each.iter().filter_map(|copy| copy.due).min().map(|due| due.saturating_duration_since(Instant::now()));
             let wait = next.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) });
             match poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], wait.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -130,7 +130,7 @@ impl Copies<'_> {
                 self.pass(signal);
                 if ENDING.contains(&signal) || self.args.stop.contains(&signal) {
                     self.ending = true;
-                    self.copies.iter_mut().for_each(|copy| copy.due = None);
+                    self.each.iter_mut().for_each(|copy| copy.due = None);
                 }
             }
         }
@@ -138,7 +138,7 @@ impl Copies<'_> {
 
     /// What this process is told, each copy is told.
     fn pass(&self, signal: i32) {
-        for run in self.copies.iter().filter_map(|copy| copy.runs.as_ref()) {
+        for run in self.each.iter().filter_map(|copy| copy.runs.as_ref()) {
             // ESRCH: it has ended, and is reaped next.
             let _ = process::signal(&run.pidfd, signal);
         }
@@ -151,8 +151,8 @@ impl Copies<'_> {
             process::reap(pid);
             ended.insert(pid, how);
         }
-        for number in 0..self.copies.len() {
-            let how = self.copies[number].runs.as_ref().and_then(|run| ended.remove(&run.pid));
+        for number in 0..self.each.len() {
+            let how = self.each[number].runs.as_ref().and_then(|run| ended.remove(&run.pid));
             if let Some(how) = how {
                 self.ended(number, how);
             }
@@ -161,7 +161,7 @@ impl Copies<'_> {
     }
 
     fn ended(&mut self, number: usize, how: Ended) {
-        let copy = &mut self.copies[number];
+        let copy = &mut self.each[number];
         let lived = copy.runs.take().map_or(Duration::ZERO, |run| run.since.elapsed());
         let (words, status) = match how {
             Ended::Exited(status) => (format!("exited with status {status}"), status.to_le_bytes()[0]),
@@ -180,15 +180,15 @@ impl Copies<'_> {
             }
             return;
         }
-        if !self.good && self.copies.iter().all(|copy| copy.has_ended) {
+        if !self.good && self.each.iter().all(|copy| copy.has_ended) {
             // The generation is what has failed, and who started it knows what to do about that.
             self.pass(9);
             self.ending = true;
-            self.copies.iter_mut().for_each(|copy| copy.due = None);
+            self.each.iter_mut().for_each(|copy| copy.due = None);
             self.status = if status == 0 { 1 } else { status };
             return;
         }
-        let copy = &mut self.copies[number];
+        let copy = &mut self.each[number];
         let wait = copy.backoff.after_run(if lived >= CAME_UP { lived } else { Duration::ZERO });
         copy.due = Some(Instant::now() + wait);
         output::complain(&format!(
@@ -200,11 +200,11 @@ impl Copies<'_> {
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        for number in 0..self.copies.len() {
-            if self.copies[number].due.is_some_and(|due| due <= now)
+        for number in 0..self.each.len() {
+            if self.each[number].due.is_some_and(|due| due <= now)
                 && let Err(error) = self.start(number)
             {
-                let copy = &mut self.copies[number];
+                let copy = &mut self.each[number];
                 let wait = copy.backoff.after_run(Duration::ZERO);
                 copy.due = Some(now + wait);
                 output::complain(&format!("copy {number} cannot be started: {error}; tried again in {} ms\n", wait.as_millis()));

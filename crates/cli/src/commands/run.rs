@@ -2,7 +2,7 @@
 //!
 //! It starts no thread and no process: the keeper's entry clones, and a clone of a process with threads has only one of them.
 
-mod inherited;
+pub(super) mod inherited;
 pub(super) mod input;
 mod name;
 pub(super) mod preflight;
@@ -90,6 +90,7 @@ pub(super) enum Restart {
 
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let sockets = inherited::claim();
     let mut service = service(args)?;
     let env = environment();
     preflight::command(&args.command[0])?;
@@ -103,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     service.name.clone_from(&name);
     let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
     let (runtime, control) = listen(runtime)?;
-    become_guard(runtime, control, &config)
+    become_guard(runtime, control, sockets, &config)
 }
 
 /// Refuses a command that could not be executed, as `run` does.
@@ -123,9 +124,14 @@ pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error
     }
 }
 
-pub(super) fn become_guard(runtime: RuntimeDir, control: OwnedFd, config: &InstanceConfig) -> Result<ExitCode, Error> {
+pub(super) fn become_guard(
+    runtime: RuntimeDir,
+    control: OwnedFd,
+    sockets: Vec<OwnedFd>,
+    config: &InstanceConfig,
+) -> Result<ExitCode, Error> {
     let mut config = config.clone();
-    let inherited = inherited::take(&mut config);
+    let inherited = inherited::wanted(sockets, &mut config);
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),

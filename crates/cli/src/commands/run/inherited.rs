@@ -14,18 +14,20 @@ const FIRST: i32 = 3;
 const MOST: i32 = 1024;
 const VARIABLES: [&[u8]; 3] = [b"LISTEN_FDS=", b"LISTEN_PID=", b"LISTEN_FDNAMES="];
 
-/// Those that a service declares. The variables are taken out of the configuration: no service was meant by them.
-pub(super) fn take(config: &mut InstanceConfig) -> Vec<OwnedFd> {
-    config.env.retain(|entry| !VARIABLES.iter().any(|variable| entry.starts_with(variable)));
+/// All of them, whatever they are. Before this process opens anything: the numbers say which they are, and would be those of our own files else.
+pub(crate) fn claim() -> Vec<OwnedFd> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
     if number("LISTEN_PID") != Some(std::process::id().cast_signed()) {
         return Vec::new();
     }
     let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
-    (FIRST..FIRST.saturating_add(count))
-        .filter_map(|number| spawn::inherited(number).ok())
-        .filter(|socket| is_wanted(socket, config))
-        .collect()
+    (FIRST..FIRST.saturating_add(count)).filter_map(|number| spawn::inherited(number).ok()).collect()
+}
+
+/// Those that a service declares; the others are closed. The variables are taken out of the configuration: no service was meant by them.
+pub(super) fn wanted(sockets: Vec<OwnedFd>, config: &mut InstanceConfig) -> Vec<OwnedFd> {
+    config.env.retain(|entry| !VARIABLES.iter().any(|variable| entry.starts_with(variable)));
+    sockets.into_iter().filter(|socket| is_wanted(socket, config)).collect()
 }
 
 fn is_wanted(socket: &OwnedFd, config: &InstanceConfig) -> bool {
