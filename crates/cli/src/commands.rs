@@ -15,6 +15,7 @@ pub(crate) mod logs;
 mod number;
 pub(crate) mod ports;
 pub(crate) mod reload;
+pub(crate) mod replicas;
 pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod schema;

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    canary, compare, completions, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, restart, run, schema, start,
-    status, stop, story, up, wait, why,
+    canary, compare, completions, daemon, dashboard, doctor, events, free, history, hold, logs, ports, reload, replicas, restart, run,
+    schema, start, status, stop, story, up, wait, why,
 };
 
 /// Processes restart. Ports stay put.
@@ -64,6 +64,9 @@ enum Command {
     /// What the keeper starts
     #[command(name = daemon::NAME, hide = true)]
     Daemon,
+    /// What runs the copies of a service
+    #[command(name = replicas::NAME, hide = true)]
+    Replicas(replicas::Args),
     /// Say who has a port, in which state, and what a server that binds it would get
     Why(why::Args),
     /// List every listening port with its owner
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Stop(args) => stop::run(&args),
         Command::Down(args) => stop::down(&args),
         Command::Daemon => daemon::run(),
+        Command::Replicas(args) => replicas::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),

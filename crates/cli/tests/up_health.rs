@@ -31,6 +31,7 @@ fn config(port: u16, health: &str) -> String {
     format!(
         "\
 name = 'checked'
+dashboard = false
 [service.web]
 command = 'python3 server.py {port}'
 soak = '100ms'

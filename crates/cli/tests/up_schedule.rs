@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONFIG: &str = "\
 name = 'times'
+dashboard = false
 
 [service.tick]
 shell = 'date +%s >>ticks'

@@ -30,6 +30,7 @@ fn config(ends_at: &str, wait: &str) -> String {
     format!(
         "\
 name = 'steps'
+dashboard = false
 [service.worker]
 command = 'python3 server.py notes {ends_at} child'
 ready = 'log:^up$'

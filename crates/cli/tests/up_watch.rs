@@ -16,6 +16,7 @@ fn config(port: u16, watch: &str) -> String {
     format!(
         "\
 name = 'watched'
+dashboard = false
 [service.web]
 command = 'python3 -m http.server --bind 127.0.0.1 {port}'
 soak = '100ms'

@@ -85,33 +85,13 @@ impl Request {
 /// # Errors
 /// [`Report`]: all that is wrong with it.
 pub fn load(request: &Request) -> Result<InstanceConfig, Report> {
-    let config = load_from(request, &Disk)?;
-    match unserved(&config) {
-        Some(report) => Err(report),
-        None => Ok(config),
-    }
+    load_from(request, &Disk)
 }
 
 /// What an instance is without any configuration: no service, and the defaults of everything else. Its file is the one that `load` finds first as soon
 /// as somebody writes it.
 pub fn without_file(request: &Request) -> InstanceConfig {
     load::nothing(request, &Disk)
-}
-
-/// What this release understands and does not do yet is refused: a service that looks watched and is not is worse than none.
-fn unserved(config: &InstanceConfig) -> Option<Report> {
-    let problems: Vec<String> = config
-        .services
-        .iter()
-        .flat_map(|service| {
-            let keys = [("replicas", service.replicas > 1)];
-            keys.into_iter()
-                .filter(|(_, used)| *used)
-                .map(|(key, _)| format!("service {}: {key} is not carried out by this release", service.name))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    Report::of_all(problems, "leave it out")
 }
 
 /// As [`load`], from these files.
@@ -131,24 +111,4 @@ fn unserved(config: &InstanceConfig) -> Option<Report> {
 /// ```
 pub fn load_from(request: &Request, files: &dyn Files) -> Result<InstanceConfig, Report> {
     load::load(request, files)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use stayput_model::config::{Mode, ReportStyle, ServiceConfig};
-
-    #[test]
-    fn what_is_not_carried_out_is_refused_by_name() {
-        let mut service = ServiceConfig::new("web", vec![b"server".to_vec()]);
-        let config = |service: &ServiceConfig| InstanceConfig {
-            services: vec![service.clone()],
-            ..InstanceConfig::new("x", Mode::Up, ReportStyle::Plain)
-        };
-        assert!(unserved(&config(&service)).is_none());
-        service.replicas = 2;
-        let report = unserved(&config(&service)).expect("a report");
-        assert_eq!(report.problems().len(), 1);
-        assert_eq!(report.problems()[0].message, "service web: replicas is not carried out by this release");
-    }
 }

@@ -68,13 +68,6 @@ impl Report {
         Self { problems: vec![problem], more: 0, nothing_found: false }
     }
 
-    /// A report of these, each in no file; `None`: there are none.
-    pub(crate) fn of_all(messages: Vec<String>, hint: &str) -> Option<Self> {
-        let problem = |message| Problem { place: None, message, hint: Some(hint.to_owned()), related: None };
-        let problems: Vec<Problem> = messages.into_iter().map(problem).collect();
-        (!problems.is_empty()).then_some(Self { problems, more: 0, nothing_found: false })
-    }
-
     pub(crate) fn nothing(message: String, hint: &str) -> Self {
         Self { nothing_found: true, ..Self::of(message, hint) }
     }

@@ -78,7 +78,7 @@ impl Reactor {
         spec.service = format!("{service}.check");
         spec.argv = argv.to_vec();
         spec.output = OutputKind::Pipes;
-        (spec.notify, spec.pass_sockets) = (false, false);
+        (spec.notify, spec.pass_sockets, spec.copies) = (false, false, false);
         spec.declared = Vec::new();
         spec.limits = stayput_keeper::protocol::Limits::default();
         self.commands.running.insert(number, to);

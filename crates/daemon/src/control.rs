@@ -14,7 +14,7 @@ mod waiting;
 
 pub(crate) use holding::Holds;
 pub(crate) use rolling::Rolling;
-pub(crate) use waiting::Waiter;
+pub(crate) use waiting::{Waiter, are_reloading};
 
 use self::asker::Asker;
 use crate::events::Reader;

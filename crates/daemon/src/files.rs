@@ -296,7 +296,7 @@ impl State {
         for service in services {
             let Some(watched) = self.services.get_mut(&service) else { continue };
             // The rules themselves may have changed, and a directory has others in it.
-            if is_directory || ignore::is_rules(&path) || watched.plan.waits_for(&path) {
+            if watched.plan.hangs_on(&path, is_directory) || ignore::is_rules(&path) {
                 anew.insert(service);
             }
             if !is_directory {

@@ -19,6 +19,7 @@ mod logs;
 mod logs_answer;
 mod logs_disk;
 mod logs_show;
+mod manager;
 mod metrics;
 mod notify;
 mod own;
@@ -37,6 +38,9 @@ mod watch;
 pub use logs::show as show_line;
 pub use logs_answer::of_item as log_answer;
 pub use own::add_dashboard;
+
+/// The hidden command of this binary that runs the copies of a service, as `stayput REPLICAS [--stop N]… [--restart WHEN] COUNT -- COMMAND…`.
+pub const REPLICAS: &str = "__replicas";
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

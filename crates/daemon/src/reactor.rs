@@ -73,6 +73,8 @@ pub(crate) enum Message {
     Said(GenerationId, Said),
     /// There is something to say of the files of a service.
     Files(String, Mark, String),
+    /// The keeper's facts after the guard has ended.
+    Guard(Box<Dump>),
     /// The next health check of a generation is due.
     CheckHealth(GenerationId),
     /// Something happened to the logs on disk.
@@ -93,7 +95,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn of(dump: &Dump) -> Self {
+    pub(crate) fn of(dump: &Dump) -> Self {
         Self {
             instance: dump.instance.clone(),
             guard: dump.guard_pid,
@@ -126,6 +128,8 @@ pub(crate) struct Reactor {
     pub(crate) outputs: BTreeMap<GenerationId, Output>,
     /// Times that are waited for, once there was one.
     pub(crate) schedules: Option<Rc<crate::schedule::Schedules>>,
+    /// The service manager, if one is to be told.
+    pub(crate) manager: Option<crate::manager::Manager>,
     /// Files that are watched, once there were some.
     pub(crate) watcher: Option<Rc<crate::files::Watcher>>,
     /// Health checks that go on.
@@ -213,6 +217,7 @@ impl Reactor {
             watches: BTreeMap::new(),
             outputs: BTreeMap::new(),
             schedules: None,
+            manager: crate::manager::Manager::from_environment(dump.guard_pid),
             watcher: None,
             checkings: BTreeMap::new(),
             commands: crate::commands::Commands::default(),
@@ -232,6 +237,7 @@ impl Reactor {
             unwritten: Rc::default(),
             pending: VecDeque::new(),
         };
+        reactor.watch_guard();
         reactor.open_logs(fresh);
         if fresh {
             let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
@@ -282,8 +288,12 @@ impl Reactor {
                 },
                 Some(message) = from.recv() => self.message(message),
                 () = wake => self.wake(),
+                () = crate::manager::next_due(self.manager.as_ref()) => self.tell_manager(),
             }
             self.answer_waiters();
+            if self.manager.is_some() {
+                self.note_for_manager();
+            }
         }
     }
 
@@ -307,6 +317,7 @@ impl Reactor {
             Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
             Message::Said(generation, said) => self.said(generation, said),
             Message::Files(service, mark, text) => self.tell(&service, mark, &text),
+            Message::Guard(dump) => self.guard_is(&dump),
             Message::CheckHealth(generation) => self.check_health(generation),
             Message::Logs(event) => self.logs_told(event),
         }

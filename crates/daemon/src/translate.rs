@@ -29,7 +29,7 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
     keeper::SpawnSpec {
         service: config.name.clone(),
         generation: to_keeper(generation),
-        argv: config.argv.clone(),
+        argv: argv(config),
         env: config.environment(&of_user(base, config.user.as_ref())),
         cwd: config.cwd.clone(),
         output: match config.output {
@@ -47,8 +47,26 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
         limits: keeper::Limits { memory: config.limits.memory, cpu: config.limits.cpu, tasks: config.limits.tasks },
         declared: config.ports.clone(),
         // One that does not take them fails once, so it must be allowed to try again.
+        copies: config.replicas > 1,
         pass_sockets: config.restart != RestartPolicy::Never && matches!(config.kind, Kind::Service),
     }
+}
+
+/// The command; for several copies of it that which runs them: this binary, as it is in memory, whoever may read its file.
+fn argv(config: &ServiceConfig) -> Vec<Vec<u8>> {
+    if config.replicas <= 1 {
+        return config.argv.clone();
+    }
+    let restart = match config.restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Never => "never",
+    };
+    let stops = [config.stop_signal].into_iter().chain(config.stop.iter().map(|step| step.signal));
+    let mut words = vec!["/proc/self/exe".to_owned(), crate::REPLICAS.to_owned(), "--restart".to_owned(), restart.to_owned()];
+    words.extend(stops.flat_map(|signal| ["--stop".to_owned(), signal.to_string()]));
+    words.extend([config.replicas.to_string(), "--".to_owned()]);
+    words.into_iter().map(String::into_bytes).chain(config.argv.iter().cloned()).collect()
 }
 
 /// The instance's environment as login(1) would change it for a user; what the service itself sets is laid over it.
@@ -201,6 +219,15 @@ pub(crate) fn event(event: keeper::Event) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_run_by_a_command_of_ours() {
+        let mut config = ServiceConfig::new("web", [b"./server".as_slice(), b"--port"].map(<[u8]>::to_vec).to_vec());
+        assert_eq!(argv(&config), config.argv);
+        (config.replicas, config.restart, config.stop_signal) = (4, RestartPolicy::OnFailure, 3);
+        let words: Vec<String> = argv(&config).into_iter().map(|word| String::from_utf8(word).expect("text")).collect();
+        assert_eq!(words.join(" "), "/proc/self/exe __replicas --restart on-failure --stop 3 4 -- ./server --port");
+    }
 
     #[test]
     fn signals_mean_what_they_mean_to_people() {

@@ -163,7 +163,7 @@ impl Keeper {
                 answer => return Ok(answer),
             }
         }
-        let result = self.bind_beside(&service, &key, generation, &socket, buffer);
+        let result = self.bind_beside(&service, &key, (generation, process), &socket, buffer);
         if let Err(error) = result {
             self.tell(Event::BindRefused { generation, address, errno: error.raw_os_error() });
         }
@@ -172,10 +172,17 @@ impl Keeper {
 
     /// Binds the process's own socket so that other generations' may stand beside it. Where the service has nothing yet, it
     /// first learns whether the bind would succeed as the process meant it: nobody's port is shared by our doing.
-    fn bind_beside(&mut self, service: &str, key: &Key, generation: GenerationId, socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
+    fn bind_beside(
+        &mut self,
+        service: &str,
+        key: &Key,
+        (generation, process): (GenerationId, i32),
+        socket: &OwnedFd,
+        address: &[u8],
+    ) -> Result<(), Errno> {
         let asked_to_share = socket::reuses_port(socket)?;
         let own = |listener: &Listener| listener.service == service && listener.owner == Some(generation) && listener.key == *key;
-        if !asked_to_share && self.state.listeners.iter().any(own) {
+        if self.state.listeners.iter().any(own) && !asked_to_share && !self.is_another_copy(generation, process, key) {
             return socket::bind_raw(socket, address); // it has this port already: the kernel says so
         }
         let first = self.stands_beside(service, key, generation)?;
@@ -204,6 +211,16 @@ impl Keeper {
             return Err(Errno::ADDRINUSE);
         }
         Ok(present.is_empty())
+    }
+
+    /// One copy of several that has not bound this itself: the port that its generation has is another copy's.
+    fn is_another_copy(&self, generation: GenerationId, process: i32, key: &Key) -> bool {
+        if !self.state.generation(generation).is_some_and(|generation| generation.copies) {
+            return false;
+        }
+        let open = self.proc.socket_inodes(process).unwrap_or_default();
+        let own = |listener: &Listener| listener.owner == Some(generation) && listener.key == *key;
+        !self.state.listeners.iter().any(|listener| own(listener) && open.iter().any(|socket| socket.inode == listener.inode))
     }
 
     /// A listener that nobody accepts on and that can stand in for the process's own: held for the service, or left by a

@@ -27,6 +27,8 @@ pub struct Start {
     pub control: OwnedFd,
     /// Descriptor with the instance's lock, kept open as long as guard or keeper live.
     pub lock: OwnedFd,
+    /// Listening TCP sockets that this process was given by who started it (`LISTEN_FDS`): each is held for the first service that wants its address.
+    pub inherited: Vec<OwnedFd>,
     /// Arguments with which this binary is executed as the daemon, the first being its name.
     pub daemon_argv: Vec<Vec<u8>>,
 }
@@ -50,6 +52,7 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     let mut state = State::new(start.instance, start.directory, nonce, sockets);
     state.daemon.argv = start.daemon_argv;
     state.nofile = nofile;
+    state.inherited = start.inherited.into_iter().map(TableFd::keep).collect();
     state.new_blobs.insert(String::new(), start.blob);
     let changes = state.changes().map_err(|_| Errno::INVAL)?;
     life.journal().and_then(|mut journal| journal.commit(&changes)).map_err(|_| Errno::TOOBIG)?;

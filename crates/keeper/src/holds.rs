@@ -93,7 +93,21 @@ impl Keeper {
         }
     }
 
+    /// A duplicate of the socket with this address that the instance was started with. Who started it has the socket for as long as we run (systemd), so
+    /// that the port could never be bound anew: it stays ours, for the next hold of it.
+    fn inherited(&self, address: SocketAddr) -> Option<std::os::fd::OwnedFd> {
+        let socket = self.state.inherited.iter().find(|socket| socket::address(socket) == Ok(address))?;
+        rustix::io::fcntl_dupfd_cloexec(socket, 0).ok()
+    }
+
     pub(crate) fn try_hold(&mut self, service: &str, address: SocketAddr) -> Result<(), Errno> {
+        if let Some(socket) = self.inherited(address) {
+            // When it was let go before, its other duplicate was kept from connections; it has no filter else.
+            let _ = stayput_kernel::reuseport::unmute(&socket);
+            let key = Key::of(&socket, address)?;
+            let backlog = HELD_BACKLOG;
+            return self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None }).map(|_| ());
+        }
         let key = Key::new(address, false);
         // Without SO_REUSEPORT first: sharing with a stranger is not holding.
         drop(socket::bound(&key, false)?);

@@ -155,6 +155,8 @@ pub struct SpawnSpec {
     /// Where binds cannot be caught, pass sockets of the declared addresses, in the ways that servers know (`LISTEN_FDS` and others). A
     /// command with `{fd}` in it gets them in any case.
     pub pass_sockets: bool,
+    /// Its processes are copies of one server: each may bind the ports that another of them has, although it does not ask to share them.
+    pub copies: bool,
 }
 
 /// A user that a generation runs as, by number.

@@ -130,6 +130,7 @@ impl Keeper {
             notify: notify.map(|(socket, path)| (TableFd::keep(socket), path)),
             cgroup: cgroup.clone(),
             declared: spec.declared.clone(),
+            copies: spec.copies,
             asked: false,
             served: false,
             given: Vec::new(),

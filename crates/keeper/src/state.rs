@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) emptied: Vec<Cgroup>,
     /// `RLIMIT_NOFILE` as it was when the instance was started, soft and hard, if we raised it for ourselves.
     pub(crate) nofile: Option<(u64, u64)>,
+    /// Listening sockets that the instance was started with.
+    pub(crate) inherited: Vec<TableFd>,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
     /// The record of the rest as it is written down.
@@ -92,6 +94,8 @@ pub(crate) struct Generation {
     pub(crate) cgroup: Option<Cgroup>,
     /// Addresses that it may bind whatever its rights.
     pub(crate) declared: Vec<SocketAddr>,
+    /// Its processes share its ports, whether they ask for it or not.
+    pub(crate) copies: bool,
     /// Its child waits, or waited, for sockets.
     pub(crate) asked: bool,
     /// New connections were steered to it.
@@ -292,6 +296,7 @@ impl State {
         });
         [Some(self.control), Some(self.lock), self.daemon.channel, self.daemon.pidfd]
             .into_iter()
+            .chain(self.inherited.iter().copied().map(Some))
             .chain(generations)
             .chain(listeners)
             .chain(groups)
@@ -344,6 +349,7 @@ impl State {
             next_group: 1,
             emptied: Vec::new(),
             nofile: None,
+            inherited: Vec::new(),
             declines: BTreeSet::new(),
             written: Vec::new(),
         }

@@ -252,6 +252,11 @@ impl TestEnv {
         Upped::start(self, config)
     }
 
+    /// An instance that the test has started by itself, with this `stayput.toml` and in the foreground.
+    pub fn upped(&self) -> Upped<'_> {
+        Upped::started(self)
+    }
+
     /// Live processes that carry this environment's mark.
     pub fn left(&self) -> Vec<Marked> {
         process::marked(&self.mark)

@@ -2,6 +2,7 @@
 //!
 //! It starts no thread and no process: the keeper's entry clones, and a clone of a process with threads has only one of them.
 
+pub(super) mod inherited;
 pub(super) mod input;
 mod name;
 pub(super) mod preflight;
@@ -78,7 +79,7 @@ pub(crate) struct Args {
 
 /// `--restart`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Restart {
+pub(super) enum Restart {
     /// Start it again
     Always,
     /// Start it again unless it exited with status 0
@@ -89,6 +90,7 @@ enum Restart {
 
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let sockets = inherited::claim();
     let mut service = service(args)?;
     let env = environment();
     preflight::command(&args.command[0])?;
@@ -102,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     service.name.clone_from(&name);
     let config = InstanceConfig { env, services: vec![service], ..InstanceConfig::new(name, Mode::Run, style(args)) };
     let (runtime, control) = listen(runtime)?;
-    become_guard(runtime, control, &config)
+    become_guard(runtime, control, sockets, &config)
 }
 
 /// Refuses a command that could not be executed, as `run` does.
@@ -122,13 +124,21 @@ pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error
     }
 }
 
-pub(super) fn become_guard(runtime: RuntimeDir, control: OwnedFd, config: &InstanceConfig) -> Result<ExitCode, Error> {
+pub(super) fn become_guard(
+    runtime: RuntimeDir,
+    control: OwnedFd,
+    sockets: Vec<OwnedFd>,
+    config: &InstanceConfig,
+) -> Result<ExitCode, Error> {
+    let mut config = config.clone();
+    let inherited = inherited::wanted(sockets, &mut config);
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),
-        blob: Blob::Start(Box::new(config.clone())).encode(),
+        blob: Blob::Start(Box::new(config)).encode(),
         control,
         lock: runtime.into_lock(),
+        inherited,
         daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],
     };
     match guard::run(start) {

@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn become_instance(args: &Args) -> Result<ExitCode, Error> {
+    let sockets = run::inherited::claim();
     if args.detached {
         // Away from the terminal and its signals. It is the leader of no group, being a child: this cannot fail.
         let _ = rustix::process::setsid();
@@ -73,7 +74,7 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
         output::say(&format!("{STARTED}{}\n", runtime.path().display()));
         silence()?;
     }
-    run::become_guard(runtime, control, &config)
+    run::become_guard(runtime, control, sockets, &config)
 }
 
 fn configuration(args: &Args) -> Result<InstanceConfig, Error> {

@@ -44,6 +44,11 @@ impl Waiter {
     }
 }
 
+/// A reload is being applied.
+pub(crate) fn are_reloading(reactor: &Reactor) -> bool {
+    reactor.waiters.iter().any(|waiter| matches!(waiter.what, Awaited::Reload { .. }))
+}
+
 impl Reactor {
     /// Tells those who wait what happened.
     pub(crate) fn tell_waiters(&mut self, notice: &Notice, more: &str) {
@@ -110,7 +115,7 @@ impl Reactor {
     }
 
     /// Each of them is started, or something speaks against it that does not pass by itself soon.
-    fn are_started(&self, services: &[String]) -> bool {
+    pub(crate) fn are_started(&self, services: &[String]) -> bool {
         services.iter().all(|name| match self.state_of(name) {
             // Under way: its own time limits end it.
             Some(State::Starting | State::Restarting | State::Handover | State::Stopping) => self.is_overdue(name),

@@ -102,9 +102,11 @@ pub(super) struct Plan {
     pub(super) directories: BTreeSet<PathBuf>,
     /// Where globs begin and that are not there.
     pub(super) missing: BTreeSet<PathBuf>,
-    /// Directories above those that are missing, in which they will appear.
+    /// Directories above those where globs begin: there it is seen that they go or come, also by the move of one between.
     pub(super) waiting: BTreeSet<PathBuf>,
     pub(super) rules: Rules,
+    /// Where globs begin.
+    bases: BTreeSet<PathBuf>,
     /// There were too many.
     pub(super) truncated: bool,
 }
@@ -113,6 +115,10 @@ impl Plan {
     pub(super) fn make(globs: &Globs) -> Self {
         let mut plan = Self { rules: Rules::above(&globs.root), ..Self::default() };
         for (base, depth) in &globs.bases {
+            plan.bases.insert(base.clone());
+            plan.waiting.extend(
+                base.ancestors().skip(1).take_while(|path| path.starts_with(&globs.root)).filter(|path| path.is_dir()).map(Path::to_owned),
+            );
             if base.is_dir() {
                 plan.walk(globs, base, *depth);
             } else {
@@ -148,8 +154,9 @@ impl Plan {
         }
     }
 
-    /// Something on the way to what is missing.
-    pub(super) fn waits_for(&self, path: &Path) -> bool {
-        self.missing.iter().any(|missing| missing.starts_with(path))
+    /// Whether the coming or going of this changes what is to be watched.
+    pub(super) fn hangs_on(&self, path: &Path, is_directory: bool) -> bool {
+        let within = path.parent().is_some_and(|parent| self.directories.contains(parent));
+        (is_directory && within) || self.bases.iter().any(|base| base.starts_with(path))
     }
 }

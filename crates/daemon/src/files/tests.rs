@@ -30,7 +30,7 @@ fn what_is_not_there_is_waited_for_above() {
     assert!(plan.directories.is_empty());
     assert_eq!(plan.missing, BTreeSet::from([root.path().join("src/app")]));
     assert_eq!(plan.waiting, BTreeSet::from([root.path().to_owned()]));
-    assert!(plan.waits_for(&root.path().join("src")) && !plan.waits_for(&root.path().join("other")));
+    assert!(plan.hangs_on(&root.path().join("src"), true) && !plan.hangs_on(&root.path().join("other"), true));
 }
 
 #[test]

@@ -262,5 +262,6 @@ pub(crate) fn spec(id: u64, argv: &[&str]) -> SpawnSpec {
         limits: Limits::default(),
         declared: Vec::new(),
         pass_sockets: false,
+        copies: false,
     }
 }

@@ -21,10 +21,14 @@ pub struct Upped<'env> {
 impl<'env> Upped<'env> {
     pub(super) fn start(env: &'env TestEnv, config: &str) -> Self {
         env.file("stayput.toml", config);
-        env.running.fetch_add(1, Ordering::SeqCst);
-        let upped = Self { env, ended: false };
+        let upped = Self::started(env);
         upped.succeeds(&["up", "-d"]);
         upped
+    }
+
+    pub(super) fn started(env: &'env TestEnv) -> Self {
+        env.running.fetch_add(1, Ordering::SeqCst);
+        Self { env, ended: false }
     }
 
     /// Runs `stayput` with these arguments; what it printed.
