@@ -158,6 +158,14 @@ impl Reactor {
         Ok(OnDisk { store, service: name, run, generation: generation.0 })
     }
 
+    /// The configuration changed: what is written from now on is kept by it.
+    pub(crate) fn apply_log_policies(&mut self) {
+        let (Some(disk), Some(config)) = (&self.disk, &self.world.logs) else { return };
+        for service in self.world.services.values() {
+            disk.pump.set_policy(&service.config.name, policy(config, &service.config.log));
+        }
+    }
+
     /// What the pump has to say.
     pub(crate) fn logs_told(&mut self, event: PumpEvent) {
         match event {
