@@ -307,8 +307,11 @@ impl Survey {
         self.queues.get(&inode).copied()
     }
 
-    /// What was seen at these addresses.
-    pub(crate) fn at(&self, addresses: &BTreeSet<SocketAddr>) -> Seen {
+    /// What was seen at these addresses, in whose listeners so many connections wait. Nobody can say for which listener of a port a connection
+    /// waits, and there is one that is nobody's: where the keeper may not mute its anchor, it fills the anchor's queue with a connection of its own,
+    /// before any other. So of those that wait the youngest are the service's.
+    pub(crate) fn at(&self, addresses: &BTreeSet<SocketAddr>, queued: Option<u32>) -> Seen {
+        let mut waiting = Vec::new();
         let mut seen = Seen::default();
         let ports: BTreeSet<(bool, u16)> = addresses.iter().map(|address| (address.is_ipv4(), address.port())).collect();
         for key in ports {
@@ -321,10 +324,13 @@ impl Survey {
                 }
                 match waits {
                     None => seen.accepted += 1,
-                    Some(waits) => seen.longest_wait_ms = seen.longest_wait_ms.max(Some(*waits)),
+                    Some(waits) => waiting.push(*waits),
                 }
             }
         }
+        waiting.sort_unstable();
+        let ours = queued.map_or(waiting.len(), |queued| waiting.len().min(queued as usize));
+        seen.longest_wait_ms = waiting[..ours].last().copied();
         seen
     }
 }
@@ -413,12 +419,13 @@ mod tests {
         let addresses = BTreeSet::from([listener.local_addr().unwrap()]);
         let survey = observer.survey(&addresses).unwrap();
         assert_eq!((survey.queue(inode(&listener)), survey.queue(1)), (Some(0), None));
-        assert_eq!(survey.at(&addresses), Seen { accepted: 1, longest_wait_ms: None });
+        assert_eq!(survey.at(&addresses, Some(0)), Seen { accepted: 1, longest_wait_ms: None });
         let _waits = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let survey = observer.survey(&addresses).unwrap();
         assert_eq!(survey.queue(inode(&listener)), Some(1));
-        assert!(survey.at(&addresses).longest_wait_ms.is_some_and(|waits| waits < 5_000));
-        assert_eq!(survey.at(&BTreeSet::new()), Seen::default());
+        assert!(survey.at(&addresses, Some(1)).longest_wait_ms.is_some_and(|waits| waits < 5_000));
+        assert_eq!(survey.at(&addresses, Some(0)).longest_wait_ms, None, "what waits in nobody's listener is the keeper's own");
+        assert_eq!(survey.at(&BTreeSet::new(), None), Seen::default());
     }
 
     #[test]
