@@ -19,6 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Writes a line per service, and then one per event, so many of them.
+///
+/// # Errors
+/// The daemon does not answer, or `out` takes nothing.
 pub fn watch(socket: &Path, out: &mut dyn Write, events: usize) -> Result<(), Box<dyn std::error::Error>> {
     // Connects, checks whose daemon it is, and says hello.
     let mut client = Client::connect(socket, PATIENCE)?;

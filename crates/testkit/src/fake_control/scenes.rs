@@ -351,6 +351,7 @@ pub(super) fn plan() -> PlanReport {
 }
 
 /// A plausible course: waves and a little noise, and a restart now and then.
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub(super) fn sample(at_ms: u64, index: u64, seed: u64) -> Sample {
     let noise = |salt: u64| ((index.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(salt)) >> 7) % 17) as f64;
     let wave = |period: f64| ((index as f64 + (seed % 97) as f64 * 5.0) / period * std::f64::consts::TAU).sin();
