@@ -380,7 +380,7 @@ test("processes: a tree, and what could not be read is said to be so", async () 
   ]);
   await page.getByText("4 processes in all").waitFor();
   await page.goto(`${served.url}s/mail/processes`);
-  await page.getByText("No process of it lives").waitFor();
+  await page.getByText("No process of it lives", { exact: true }).waitFor();
   assert.deepEqual(await wrong(), []);
   await close();
 });
