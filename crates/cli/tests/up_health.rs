@@ -145,4 +145,13 @@ fn a_daemon_that_dies_leaves_no_check_behind(env) {
     wait::until_true("the end of the check", PATIENCE, || !process::is_alive(second)).unwrap();
     upped.down();
 }
+/// Where an anchor of ours has to be filled with a connection (an ordinary user's), that one waits for ever and is nobody's.
+fn a_service_that_nobody_asks_is_not_called_deaf(env) {
+    let port = env.port();
+    let upped = up(env, port, "{ tcp = true, every = '1h' }");
+    let service = upped.wait_for("web", "six quiet seconds", |service| service["uptime_ms"].as_u64() >= Some(6_000));
+    assert_eq!(service["state"], "running", "{service}");
+    assert_ne!(service["facts"]["accepting"]["is"], "no", "{service}");
+    upped.down();
+}
 }

@@ -17,7 +17,7 @@ pub enum HistoryRange {
 pub struct History {
     /// How far back.
     pub range: HistoryRange,
-    /// Least time between two samples, in milliseconds. More than that of the range if the samples of all services do not fit an answer.
+    /// Time between two samples, in milliseconds.
     pub step_ms: u64,
     /// By service name.
     pub series: Vec<Series>,
