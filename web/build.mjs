@@ -74,18 +74,20 @@ const table = `//! Made by \`web/build.mjs\`; do not edit. What is embedded, wit
 
 use crate::page::Asset;
 
+macro_rules! asset {
+    ($path:literal, $kind:literal, $tag:literal) => {
+        Asset {
+            path: $path,
+            kind: $kind,
+            tag: concat!("\\"", $tag, "\\""),
+            plain: include_bytes!(concat!("../assets/", $path)),
+            brotli: include_bytes!(concat!("../assets/", $path, ".br")),
+        }
+    };
+}
+
 pub(crate) const ASSETS: &[Asset] = &[
-${names
-  .map(
-    (name) => `    Asset {
-        path: "${name}",
-        kind: "${KINDS[name.split(".").pop()]}",
-        tag: "\\"${sha(files.get(name)).slice(0, 16)}\\"",
-        plain: include_bytes!("../assets/${name}"),
-        brotli: include_bytes!("../assets/${name}.br"),
-    },`,
-  )
-  .join("\n")}
+${names.map((name) => `    asset!("${name}", "${KINDS[name.split(".").pop()]}", "${sha(files.get(name)).slice(0, 16)}"),`).join("\n")}
 ];
 `;
 

@@ -4,7 +4,7 @@ import { base, setToken } from "./net";
 import { Choice } from "./parts";
 import { PlanButton } from "./plan";
 import { begin, denied, instance, live, me, now, pictureAt, upstream } from "./state";
-import { span } from "./words";
+import { span, plural } from "./words";
 
 export const KEYS: [string, string][] = [
   ["/", "find"],
@@ -96,10 +96,10 @@ export function About() {
   const all: [string, string][] = [
     ["Instance", who ? `${who.instance} on ${who.host}` : "not known"],
     ["stayput", who?.release ?? "not known"],
-    ["Dashboard", `${who?.dashboard ?? "not known"}, ${who?.clients ?? "?"} live streams`],
+    ["Dashboard", `${who?.dashboard ?? "not known"}, ${who ? plural(who.clients, "live stream") : "streams not known"}`],
     ["You may", who?.read_only ? "look: it was started read-only" : who?.role === "operate" ? "look and act" : "look; the link of `stayput dashboard --link` lets you act"],
     ["Let in as", who?.by === "token" ? "bearer of the token" : "a program of the same user on this machine"],
-    ["Values", live.value === "live" ? `live, looked at ${span(now.value - pictureAt.value) || "just now"} ago` : live.value],
+    ["Values", live.value === "live" ? `live, ${now.value - pictureAt.value < 1000 ? "looked at just now" : `looked at ${span(now.value - pictureAt.value)} ago`}` : live.value],
     ["Configuration", instance.value?.source?.path ?? "none"],
     ["Guard, keeper, daemon", instance.value ? [instance.value.guard, instance.value.keeper, instance.value.daemon].map((one) => `pid ${one.pid}`).join(", ") : "not known"],
     ["Died and started again", instance.value ? `keeper ${instance.value.keeper_deaths}, daemon ${instance.value.daemon_deaths}` : "not known"],

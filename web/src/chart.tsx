@@ -8,11 +8,12 @@ import { live } from "./state";
 import type { Sample } from "./types";
 import { bytes, clock } from "./words";
 
-type Kind = { key: string; title: string; series: [label: string, colour: string, of: (sample: Sample) => number | null][]; say: (value: number) => string };
+type Kind = { key: string; title: string; whole?: boolean; series: [label: string, colour: string, of: (sample: Sample) => number | null][]; say: (value: number) => string };
 const KINDS: Kind[] = [
   {
     key: "connections",
     title: "Connections",
+    whole: true,
     series: [
       ["open", "--line-1", (sample) => sample.connections],
       ["waiting", "--line-2", (sample) => sample.queued],
@@ -21,16 +22,29 @@ const KINDS: Kind[] = [
   },
   { key: "memory", title: "Memory", series: [["memory", "--line-1", (sample) => sample.memory]], say: bytes },
   { key: "cpu", title: "CPU", series: [["CPU", "--line-1", (sample) => (sample.cpu_permille === null ? null : sample.cpu_permille / 10)]], say: (value) => `${value.toFixed(1)} %` },
-  { key: "restarts", title: "Restarts so far", series: [["restarts", "--line-1", (sample) => sample.restarts]], say: (value) => String(value) },
+  { key: "restarts", title: "Restarts so far", whole: true, series: [["restarts", "--line-1", (sample) => sample.restarts]], say: (value) => String(value) },
 ];
 
 const AGAIN = 15_000;
 const WIDTH = 600;
 const HEIGHT = 130;
-/** A round number of at least this. */
-function roof(value: number): number {
-  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 2.5, 5, 10].map((times) => times * power).find((step) => step >= value) ?? value;
+/** A round number of at least this, not much above it; of things that are counted an even one, so that its half is one, too. */
+function roof(value: number, whole = false): number {
+  const least = Math.max(value, whole ? 2 : 1e-3);
+  const power = 10 ** Math.floor(Math.log10(least));
+  const steps = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 15, 20].map((times) => Math.round(times * power * 1e6) / 1e6);
+  return steps.find((step) => step >= least && !(whole && step % 2)) ?? least;
+}
+
+/** Where nobody looked, or could not: from the last sample that is known to the next. */
+function holes(kind: Kind, samples: Sample[], step: number): [Sample, Sample][] {
+  const known = samples.filter((sample) => kind.series.every(([, , of]) => of(sample) !== null));
+  const between = known.slice(1).flatMap((sample, index): [Sample, Sample][] => (sample.at_ms - known[index]!.at_ms > step * 2.5 ? [[known[index]!, sample]] : []));
+  const [first, last] = [samples[0]!, samples[samples.length - 1]!];
+  if (!known.length) return between;
+  if (known[0] !== first) between.unshift([first, known[0]!]);
+  if (known[known.length - 1] !== last) between.push([known[known.length - 1]!, last]);
+  return between;
 }
 
 /** What the pointer is at, for all plots at once: a share of the width. */
@@ -41,9 +55,11 @@ function Plot({ kind, samples, step }: { kind: Kind; samples: Sample[]; step: nu
   const first = samples[0]!.at_ms;
   const length = Math.max(1, samples[samples.length - 1]!.at_ms - first);
   const known = samples.flatMap((sample) => kind.series.map(([, , of]) => of(sample)).filter((value) => value !== null));
-  const top = roof(Math.max(...known, 0) * 1.05);
+  const most = Math.max(...known, 0);
+  const top = roof(most < 20 && kind.whole ? most : most * 1.04, kind.whole);
   const x = (sample: Sample) => ((sample.at_ms - first) / length) * WIDTH;
   const y = (value: number) => HEIGHT - (value / top) * HEIGHT;
+  const empty = holes(kind, samples, step);
   const line = (of: (sample: Sample) => number | null) => {
     let path = "";
     let area = "";
@@ -95,6 +111,9 @@ function Plot({ kind, samples, step }: { kind: Kind; samples: Sample[]; step: nu
           {[0, 0.5, 1].map((share) => (
             <line key={share} class="tick" x1={0} x2={WIDTH} y1={share * HEIGHT} y2={share * HEIGHT} />
           ))}
+          {empty.map(([begin, end]) => (
+            <rect key={begin.at_ms} class="hole" x={x(begin)} width={Math.max(1, x(end) - x(begin))} y={0} height={HEIGHT} />
+          ))}
           {kind.series.map(([label, , of], index) => {
             const [path, area] = line(of);
             return (
@@ -106,8 +125,14 @@ function Plot({ kind, samples, step }: { kind: Kind; samples: Sample[]; step: nu
           })}
           {pointed.value !== null && <line class="at" x1={x(sample)} x2={x(sample)} y1={0} y2={HEIGHT} />}
         </svg>
-        <span class="top">{kind.say(top)}</span>
-        <span class="middle">{kind.say(top / 2)}</span>
+        {known.length > 0 ? (
+          <>
+            <span class="roof">{kind.say(top)}</span>
+            <span class="half">{kind.say(top / 2)}</span>
+          </>
+        ) : (
+          <span class="blank">not measured in this time</span>
+        )}
       </div>
       <div class="times" aria-hidden="true">
         {times.map((share) => (
@@ -178,10 +203,17 @@ export function Charts({ name }: { name: string }) {
               <Plot key={kind.key} kind={kind} samples={data.samples} step={data.step_ms} />
             ))}
           </div>
+          {KINDS.some((kind) => holes(kind, data.samples, data.step_ms).length) && (
+            <p class="legend plain">
+              <span>
+                <i class="hole" /> not measured
+              </span>
+            </p>
+          )}
           <Twin samples={data.samples} />
         </>
       ) : (
-        <p class="none">{data ? "not measured yet: the first samples come within a minute" : "loading"}</p>
+        <p class="none blank" aria-busy={!data}>{data ? "Nothing is measured yet: the first lines come within a minute." : "Loading"}</p>
       )}
     </section>
   );

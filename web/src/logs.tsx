@@ -172,8 +172,17 @@ export function LogView({ services: names }: { services: string }) {
   if (previous) asked.set("previous", "true");
   const wanted = asked.toString();
 
-  const toEnd = () => {
-    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  const chase = useRef(0);
+  /** A chunk out of sight has the height that it had: it may grow as soon as it is in sight, and the end goes on. */
+  const toEnd = (frames = 5, was = 0) => {
+    cancelAnimationFrame(chase.current);
+    const node = box.current;
+    // Who has scrolled up since then stays there.
+    if (!node || (node.scrollTop < was - 1 && node.scrollTop < node.scrollHeight - node.clientHeight - 1)) return;
+    const end = node.scrollHeight;
+    node.scrollTop = end;
+    const top = node.scrollTop;
+    if (frames > 0) chase.current = requestAnimationFrame(() => toEnd(node.scrollHeight === end ? frames - 1 : 5, top));
   };
 
   useEffect(() => {
@@ -183,6 +192,7 @@ export function LogView({ services: names }: { services: string }) {
       if (stopped.current.following && !at) toEnd();
     });
     return () => {
+      cancelAnimationFrame(chase.current);
       tail.current?.clear();
       if ("highlights" in CSS) CSS.highlights.delete("found");
     };

@@ -146,12 +146,12 @@ class Row extends Component<RowProps> {
         </td>
         <td class="conns" data-label="connections">
           <span class="number">{short(service.connections.new)}</span>
+          <Spark values={spark ?? []} />
           {!!old && old !== "not measured" && <small class="old">+{old} old</small>}
           {!!queued && queued !== "not measured" && <small class="queued">{queued} wait</small>}
-          <Spark values={spark ?? []} />
         </td>
-        <td class="number wide">{typeof service.memory === "number" ? bytes(service.memory) : <span class="none">?</span>}</td>
-        <td class="number wide">{typeof service.cpu_permille === "number" ? cpu(service.cpu_permille) : <span class="none">?</span>}</td>
+        <td class="number wide">{typeof service.memory === "number" ? bytes(service.memory) : <Missing service={service} />}</td>
+        <td class="number wide">{typeof service.cpu_permille === "number" ? cpu(service.cpu_permille) : <Missing service={service} />}</td>
         <td class="number" data-label="up">{service.uptime_ms === null ? <span class="none">not up</span> : span(since(service, service.uptime_ms))}</td>
         <td class="exit wide">
           {service.next_run_ms ? `next ${when(service.next_run_ms)}` : service.last_exit ? <span title={service.last_exit.ended}>{`${service.last_exit.status} (${service.last_exit.why ?? "by itself"})${service.crashes > 1 ? ` ×${service.crashes}` : ""}`}</span> : <span class="none">none</span>}
@@ -160,6 +160,9 @@ class Row extends Component<RowProps> {
     );
   }
 }
+
+/** What does not run uses nothing; of what does, nobody could say. */
+const Missing = ({ service }: { service: Service }) => <span class="none">{service.generations.length ? "?" : "none"}</span>;
 
 const TONES: [Tone, string][] = [
   ["bad", "trouble"],

@@ -144,7 +144,7 @@ export function Spark({ values, width = 84, height = 22 }: { values: (number | n
     return;
   });
   return (
-    <svg class="spark" width={width} height={height} aria-hidden="true">
+    <svg class={known.some((value) => value > 0) ? "spark" : "spark flat"} width={width} height={height} aria-hidden="true">
       <path d={path} />
     </svg>
   );

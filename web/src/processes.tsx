@@ -3,7 +3,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { get, Refused } from "./net";
-import { Badge, Empty, Source } from "./parts";
+import { Badge, Empty } from "./parts";
 import { live, now, skew } from "./state";
 import type { Generation, Process, Processes as Report, Service } from "./types";
 import { address, bytes, count, cpu, plural, since, span } from "./words";
@@ -151,7 +151,7 @@ export function Processes({ service }: { service: Service }) {
       {report && (
         <p class="source">
           {plural(report.processes.length + report.left_out, "process").replace("processs", "processes")} in all
-          {report.left_out > 0 && `, ${report.left_out} of them not shown`}; <Source evidence={report.evidence} />. Memory is resident: pages that are shared count for each.
+          {report.left_out > 0 && `, ${report.left_out} of them not shown`}; {report.evidence.source}, looked at every {AGAIN / 1000} s. Memory is what is resident: pages that are shared count for each.
         </p>
       )}
     </>

@@ -191,7 +191,7 @@ export function Service() {
     <>
       <header class="head">
         <p class="crumbs">
-          <a href="">Overview</a> <Icon name="right" />
+          <a href="">Overview</a> <Icon name="right" size={14} /> {service.name}
         </p>
         <div class="row">
           <h1>{service.name}</h1>

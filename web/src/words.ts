@@ -43,8 +43,10 @@ export const when = (ms: number) => (day(ms) === day(now.value) ? clock(ms) : `$
 /** How long something has gone on that the API gave as an age when its service was last sent. */
 export const since = (service: Service, ms: number) => ms + Math.max(0, now.value - service.seen);
 /** Where a value comes from and how old it is: looked at again with each picture. */
-export const source = (evidence: Evidence) =>
-  `${evidence.source}, ${span(evidence.age_ms + Math.max(0, now.value - pictureAt.value)) || "just now"} ago`;
+export const source = (evidence: Evidence) => {
+  const age = evidence.age_ms + Math.max(0, now.value - pictureAt.value);
+  return `${evidence.source}, ${age < 1000 ? "just now" : `${span(age)} ago`}`;
+};
 
 export const address = (listener: { address: string; port: number }) =>
   listener.address.includes(":") ? `[${listener.address}]:${listener.port}` : `${listener.address}:${listener.port}`;

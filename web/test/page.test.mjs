@@ -22,6 +22,16 @@ async function serve(scene, options) {
 const live = (page) => page.waitForSelector(".truth.live");
 const { instance, served } = await serve("ten");
 
+/** It fits into its window, and nobody is kept out. */
+async function isSound(page, path) {
+  const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(width <= 0, `${path} is ${width} px too wide`);
+  await page.evaluate(AXE);
+  const found = await page.evaluate(async () => (await axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] })).violations);
+  const serious = found.filter((one) => ["serious", "critical"].includes(one.impact));
+  assert.deepEqual(serious.map((one) => `${path}: ${one.id}: ${one.nodes.map((node) => node.html.slice(0, 120)).slice(0, 3).join(" | ")}`), []);
+}
+
 test("the page opens without a token for its own user, and looks", async () => {
   const { page, wrong, close } = await open(served.url);
   await live(page);
@@ -80,12 +90,7 @@ test("each page has an address, and shows itself on both sizes in both themes wi
           await page.waitForSelector("main > *:not(.skeleton)");
           if (path.endsWith("logs")) await page.waitForSelector(".l", { state: "attached" });
           await until("no skeleton", async () => !(await page.locator(".skeleton").count()));
-          const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-          assert.ok(width <= 0, `${path} is ${width} px too wide`);
-          await page.evaluate(AXE);
-          const found = await page.evaluate(async () => (await axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] })).violations);
-          const serious = found.filter((one) => ["serious", "critical"].includes(one.impact));
-          assert.deepEqual(serious.map((one) => `${path}: ${one.id}: ${one.nodes.map((node) => node.html.slice(0, 120)).slice(0, 3).join(" | ")}`), []);
+          await isSound(page, path);
         }
         assert.deepEqual(await wrong(), []);
         await close();
@@ -321,13 +326,61 @@ test("a thousand services: few rows, all of them found", async () => {
 
 test("an instance without services says how to get one", async () => {
   const { served } = await serve("empty");
-  const { page, wrong, close } = await open(served.url);
-  await page.getByText("No service yet").waitFor();
-  await page.getByText("[service.web]").waitFor();
-  for (const path of ["ports", "events", "logs"]) {
-    await page.goto(served.url + path);
-    await live(page);
+  for (const size of Object.values(SIZES)) {
+    for (const scheme of ["light", "dark"]) {
+      const { page, wrong, close } = await open(served.url, { size, scheme });
+      await page.getByRole("heading", { name: "No service yet" }).waitFor();
+      await isSound(page, "first");
+      await page.getByText("/srv/shop/stayput.toml").waitFor();
+      await page.getByRole("radio", { name: "One after the other" }).click();
+      await page.getByText('after = ["db"]').waitFor();
+      await page.getByText("stayput reload shop").waitFor();
+      await page.getByText("stayput dashboard --link").waitFor();
+      await isSound(page, "first");
+      for (const path of ["ports", "events", "logs"]) {
+        await page.goto(served.url + path);
+        await live(page);
+        await isSound(page, path);
+      }
+      assert.deepEqual(await wrong(), []);
+      await close();
+    }
   }
+});
+
+test("charts: lines, a gap where nothing was measured, the same as a table, and nothing at all", async () => {
+  const { page, wrong, close } = await open(`${served.url}s/web`);
+  await page.locator(".plot path").first().waitFor({ state: "attached" });
+  assert.deepEqual(await page.locator(".plot figcaption").evaluateAll((all) => all.map((one) => one.firstChild.textContent)), ["Connections", "Memory", "CPU", "Restarts so far"]);
+  assert.equal(await page.locator(".plot").first().locator("rect.hole").count(), 1, "the samples in which connections were not measured");
+  assert.equal(await page.locator(".plot rect.hole").count(), 1, "and nowhere else");
+  const starts = await page.locator(".plot").first().locator(".line-1 path:not(.area)").getAttribute("d");
+  assert.equal(starts.match(/M/g).length, 2, "no line across the gap");
+  await page.getByText("As a table").focus();
+  await page.keyboard.press("Enter");
+  const table = page.getByRole("table", { name: "How it went" });
+  assert.ok((await table.getByRole("row").count()) > 10);
+  await page.getByRole("radio", { name: "Last day" }).click();
+  await until("the requests of a day", () => page.evaluate(() => performance.getEntriesByType("resource").some((one) => one.name.includes("range=day"))));
+  await page.goto(`${served.url}s/mail`);
+  await page.getByText("not measured in this time").first().waitFor();
+  assert.equal(await page.getByText("not measured in this time").count(), 2, "memory and CPU of what does not run");
+  assert.deepEqual(await wrong(), []);
+  await close();
+});
+
+test("processes: a tree, and what could not be read is said to be so", async () => {
+  const { page, wrong, close } = await open(`${served.url}s/web/processes`);
+  await page.locator(".processes tbody tr").first().waitFor();
+  const rows = await page.locator(".processes tbody th").allInnerTexts();
+  assert.equal(rows.length, 4);
+  assert.deepEqual(await page.locator(".processes tbody tr").evaluateAll((all) => all.map((row) => [row.querySelector("th").className, row.querySelector("small").textContent.split(",")[0]])), [
+    ["number", "main process"],
+    ...Array(3).fill(["number child", `child of ${rows[0]}`]),
+  ]);
+  await page.getByText("4 processes in all").waitFor();
+  await page.goto(`${served.url}s/mail/processes`);
+  await page.getByText("No process of it lives", { exact: true }).waitFor();
   assert.deepEqual(await wrong(), []);
   await close();
 });

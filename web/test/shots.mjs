@@ -13,6 +13,7 @@ const instance = await fake("ten");
 const served = await dashboard(instance.socket);
 const SHOTS = [
   ["overview", ""],
+  ["first", ""],
   ["service", "s/web"],
   ["trouble", "s/mail"],
   ["restart", "s/api", async (page) => {
@@ -30,17 +31,26 @@ const SHOTS = [
     await page.waitForTimeout(300);
   }],
   ["about", "about"],
+  ["processes", "s/web/processes", (page) => page.waitForSelector(".processes tbody tr")],
+  ["charts", "s/web", async (page) => {
+    await page.waitForSelector(".plot path");
+    await page.locator("#charts").evaluate((heading) => heading.scrollIntoView());
+    await page.waitForTimeout(200);
+  }],
   ["reload", "", async (page) => {
     await page.getByRole("button", { name: "Reload…" }).click();
     await page.waitForSelector(".planned li");
   }],
 ];
+const bare = await fake("empty");
+const servedBare = await dashboard(bare.socket);
 for (const [size, viewport] of Object.entries(SIZES)) {
   for (const scheme of ["light", "dark"]) {
     for (const [name, path, then] of SHOTS) {
       if (only.length && !only.includes(name)) continue;
       if (!process.env.SHOTS && !(size === "desktop" && scheme === "light") && !KEPT.includes(`${name}-${size}-${scheme}`)) continue;
-      const { page, close, wrong } = await open(`${served.url}${path}#token=${served.tokens().operate}`, { size: viewport, scheme });
+      const from = name === "first" ? servedBare : served;
+      const { page, close, wrong } = await open(`${from.url}${path}#token=${from.tokens().operate}`, { size: viewport, scheme });
       await page.waitForSelector("main > *:not(.skeleton)");
       await page.waitForTimeout(600);
       await then?.(page);
@@ -50,7 +60,6 @@ for (const [size, viewport] of Object.entries(SIZES)) {
     }
   }
 }
-served.close();
-instance.close();
+for (const one of [served, servedBare, instance, bare]) one.close();
 await closeBrowser();
 void browser;

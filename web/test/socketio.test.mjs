@@ -105,6 +105,7 @@ test("python-socketio: a break loses nothing", async () => {
   await instance.play({ records: { count: 5 } });
   await until("broken", () => said.includes("broken"));
   await instance.play({ records: { count: 50 } });
+  child.stdin.end("go on\n");
   assert.equal(await ended, 0, said);
   assert.match(said, /55 in order/);
 });

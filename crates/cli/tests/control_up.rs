@@ -36,7 +36,7 @@ fn service(env: &TestEnv, name: &str, mode: &str, port: u16) -> String {
 both_users! {
 fn the_history_has_what_was_seen_and_says_what_was_not(env) {
     let port = env.port();
-    let config = format!("name = 'shop'\n{}\n[service.off]\ncommand = 'true'\ndisabled = true\n", service(env, "web", "trivial", port));
+    let config = format!("name = 'shop'\ndashboard = false\n{}\n[service.off]\ncommand = 'true'\ndisabled = true\n", service(env, "web", "trivial", port));
     env.file("stayput.toml", &config);
     succeeds(env, &["up", "-d"]);
     // The first question is the first sample; a second one at once adds none.
@@ -78,7 +78,7 @@ both_users! {
 fn a_port_is_held_by_hand_and_let_go(env) {
     let (port, spare, late, taken) = (env.port(), env.port(), env.port(), env.port());
     let config = format!("{}{}disabled = true\n", service(env, "web", "trivial", port), service(env, "late", "trivial", late));
-    env.file("stayput.toml", &format!("name = 'shop'\n{config}"));
+    env.file("stayput.toml", &format!("name = 'shop'\ndashboard = false\n{config}"));
     succeeds(env, &["up", "-d"]);
 
     // Held: who connects is not refused; a second time changes nothing.
@@ -161,7 +161,7 @@ fn ask(port: u16, requests: u32) -> Answers {
 both_users! {
 fn a_canary_gets_its_share_and_then_all_or_none(env) {
     let port = env.port();
-    env.file("stayput.toml", &format!("name = 'shop'\n{}", service(env, "web", "trivial", port)));
+    env.file("stayput.toml", &format!("name = 'shop'\ndashboard = false\n{}", service(env, "web", "trivial", port)));
     succeeds(env, &["up", "-d"]);
     let first = ask(port, 30);
     let old = first.by.keys().next().unwrap().clone();
@@ -222,7 +222,7 @@ fn a_canary_gets_its_share_and_then_all_or_none(env) {
 fn a_canary_that_dies_gives_all_back(env) {
     let port = env.port();
     let (command, mode) = env.versioned("trivial", port);
-    env.file("stayput.toml", &format!("name = 'shop'\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n"));
+    env.file("stayput.toml", &format!("name = 'shop'\ndashboard = false\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n"));
     succeeds(env, &["up", "-d"]);
     let old = ask(port, 3).by.keys().next().unwrap().clone();
     std::fs::write(&mode, "crash-after --ms 1000").unwrap();
@@ -252,7 +252,7 @@ http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_
 ");
     let config = |version: &str, env_line: &str| {
         let command = ["python3", app.to_str().unwrap(), &port.to_string(), version].map(str::to_owned);
-        format!("name = 'shop'\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n{env_line}\n")
+        format!("name = 'shop'\ndashboard = false\n[service.web]\ncommand = {command:?}\nsoak = '100ms'\n{env_line}\n")
     };
     let says = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

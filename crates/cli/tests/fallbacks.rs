@@ -7,11 +7,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use stayput_testkit::env::{TestEnv, User};
 use stayput_testkit::load::Plan;
 use stayput_testkit::server::Server;
-use stayput_testkit::{process, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -106,9 +104,7 @@ fn keeps_its_port(env: &TestEnv, server: Server, holding: &str) {
     load.stop().unwrap().assert_nothing_lost();
     let crashing = Plan::port(port).clients(2).timeout(PATIENCE).start().unwrap();
     crashing.wait_ok(20, PATIENCE).unwrap();
-    let victim = running.ready_pid();
-    assert!(process::signal(victim, Signal::KILL));
-    wait::until_true("the next generation", PATIENCE, || running.ready_pid() != victim).unwrap();
+    running.kill_service();
     crashing.wait_ok(20, PATIENCE).unwrap();
     let report = crashing.stop().unwrap();
     assert_eq!(report.counts.refused, 0, "{report:#?}");

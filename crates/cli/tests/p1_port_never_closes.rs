@@ -21,9 +21,7 @@ fn kill_service(env: &TestEnv, name: &str, command: &[String], port: u16) {
     let load = Plan::port(port).clients(CLIENTS).timeout(PATIENCE).start().unwrap();
     for _ in 0..3 {
         load.wait_ok(20, PATIENCE).unwrap();
-        let victim = running.ready_pid();
-        assert!(process::signal(victim, Signal::KILL));
-        wait::until_true("the next generation", PATIENCE, || running.ready_pid() != victim).unwrap();
+        running.kill_service();
         load.wait_ok(20, PATIENCE).unwrap();
     }
     let report = load.stop().unwrap();
@@ -134,9 +132,7 @@ both_users! {
         std::fs::write(file, "late --ms 1500").unwrap();
         let load = Plan::port(port).rate(50.0).timeout(PATIENCE).start().unwrap();
         load.wait_ok(10, PATIENCE).unwrap();
-        let victim = running.ready_pid();
-        process::signal(victim, Signal::KILL);
-        wait::until_true("the next generation", PATIENCE, || running.ready_pid() != victim).unwrap();
+        running.kill_service();
         load.wait_ok(100, PATIENCE).unwrap();
         let report = load.stop().unwrap();
         assert_eq!((report.counts.refused, report.counts.timed_out), (0, 0), "{report:#?}");

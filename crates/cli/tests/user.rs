@@ -58,9 +58,7 @@ fn a_server_of_nobody_keeps_a_port_that_only_root_may_bind() {
 
         let crashing = Plan::port(port).clients(2).timeout(PATIENCE).start().unwrap();
         crashing.wait_ok(20, PATIENCE).unwrap();
-        let victim = running.ready_pid();
-        assert!(process::signal(victim, Signal::KILL));
-        wait::until_true("the next generation", PATIENCE, || running.ready_pid() != victim).unwrap();
+        running.kill_service();
         crashing.wait_ok(20, PATIENCE).unwrap();
         let report = crashing.stop().unwrap();
         assert_eq!((report.counts.refused, report.counts.timed_out), (0, 0), "{report:#?}");

@@ -307,13 +307,12 @@ impl Survey {
         self.queues.get(&inode).copied()
     }
 
-    /// What was seen at these addresses, of which so many connections wait in the service's own queues.
-    ///
-    /// Where an anchor cannot be muted its queue is filled with a connection of ours, which nobody ever accepts. It was there before all others, so what
-    /// is more than the queues have is the longest of the waits, and no client's.
-    pub(crate) fn at(&self, addresses: &BTreeSet<SocketAddr>, queued: u32) -> Seen {
-        let mut seen = Seen::default();
+    /// What was seen at these addresses, in whose listeners so many connections wait. Nobody can say for which listener of a port a connection
+    /// waits, and there is one that is nobody's: where the keeper may not mute its anchor, it fills the anchor's queue with a connection of its own,
+    /// before any other. So of those that wait the youngest are the service's.
+    pub(crate) fn at(&self, addresses: &BTreeSet<SocketAddr>, queued: Option<u32>) -> Seen {
         let mut waiting = Vec::new();
+        let mut seen = Seen::default();
         let ports: BTreeSet<(bool, u16)> = addresses.iter().map(|address| (address.is_ipv4(), address.port())).collect();
         for key in ports {
             for (ip, waits) in self.open.get(&key).into_iter().flatten() {
@@ -329,8 +328,9 @@ impl Survey {
                 }
             }
         }
-        waiting.sort_unstable_by(|one, other| other.cmp(one));
-        seen.longest_wait_ms = waiting.get(waiting.len().saturating_sub(queued as usize)).copied();
+        waiting.sort_unstable();
+        let ours = queued.map_or(waiting.len(), |queued| waiting.len().min(queued as usize));
+        seen.longest_wait_ms = waiting[..ours].last().copied();
         seen
     }
 }
@@ -419,13 +419,13 @@ mod tests {
         let addresses = BTreeSet::from([listener.local_addr().unwrap()]);
         let survey = observer.survey(&addresses).unwrap();
         assert_eq!((survey.queue(inode(&listener)), survey.queue(1)), (Some(0), None));
-        assert_eq!(survey.at(&addresses, 0), Seen { accepted: 1, longest_wait_ms: None });
+        assert_eq!(survey.at(&addresses, Some(0)), Seen { accepted: 1, longest_wait_ms: None });
         let _waits = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let survey = observer.survey(&addresses).unwrap();
         assert_eq!(survey.queue(inode(&listener)), Some(1));
-        assert!(survey.at(&addresses, 1).longest_wait_ms.is_some_and(|waits| waits < 5_000));
-        assert_eq!(survey.at(&addresses, 0).longest_wait_ms, None, "it waits in nobody's queue that counts");
-        assert_eq!(survey.at(&BTreeSet::new(), 0), Seen::default());
+        assert!(survey.at(&addresses, Some(1)).longest_wait_ms.is_some_and(|waits| waits < 5_000));
+        assert_eq!(survey.at(&addresses, Some(0)).longest_wait_ms, None, "what waits in nobody's listener is the keeper's own");
+        assert_eq!(survey.at(&BTreeSet::new(), None), Seen::default());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod requests;
 mod rolling;
 mod waiting;
 
+pub(crate) use config::ConfigRead;
 pub(crate) use holding::Holds;
 pub(crate) use rolling::Rolling;
 pub(crate) use waiting::{Waiter, are_reloading};

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes that all samples may take together: some 20 for each sample of a hundred busy services, hundreds of thousands of quiet ones.
 const BUDGET: usize = 6 << 20;
+/// Samples that fit an answer (4 MiB, some 150 bytes each); of more every second is left out, or more.
+const MOST: usize = 25_000;
 /// Memory is kept in pages of this size: finer changes are noise.
 const PAGE: u64 = 4096;
 
@@ -79,7 +81,18 @@ impl Chronicle {
         };
         let series = ring.tracks.iter().filter(|(name, _)| service.is_none_or(|service| service == *name));
         let series = series.map(|(name, track)| Series { service: name.clone(), samples: ring.samples(track, now) });
-        History { range, step_ms: u64::try_from(ring.step.as_millis()).unwrap_or(u64::MAX), series: series.collect() }
+        let mut series: Vec<Series> = series.collect();
+        let each = series.iter().map(|series| series.samples.len()).sum::<usize>().div_ceil(MOST).max(1);
+        for series in series.iter_mut().filter(|_| each > 1) {
+            // Counted from the newest, which everybody wants.
+            let (length, mut at) = (series.samples.len(), 0);
+            series.samples.retain(|_| {
+                at += 1;
+                (length - at) % each == 0
+            });
+        }
+        let step = u64::try_from(ring.step.as_millis()).unwrap_or(u64::MAX);
+        History { range, step_ms: step.saturating_mul(each as u64), series }
     }
 }
 
@@ -370,6 +383,11 @@ mod tests {
         let bytes = |chronicle: &Chronicle| chronicle.hour.bytes + chronicle.day.bytes;
         assert!(bytes(&quiet) < 1 << 20, "{}", bytes(&quiet));
         assert!(bytes(&busy) <= BUDGET && bytes(&busy) > BUDGET / 2, "{}", bytes(&busy));
+        let all = quiet.tell(None, HistoryRange::Hour, at(7200));
+        let bytes = stayput_wire::codec::encode(&all, stayput_wire::codec::ANSWER_LINE_MAX).map(|line| line.len());
+        assert!(bytes.is_ok_and(|bytes| bytes > 1 << 20), "an answer is not too long, and not empty");
+        assert_eq!((all.step_ms, all.series[3].samples.len()), (150_000, 24));
+        assert_eq!(all.series[3].samples.last().map(|sample| sample.at_ms), Some(7_190_000), "the newest is among them");
         assert_eq!(quiet.tell(Some("service-7"), HistoryRange::Hour, at(7200)).series[0].samples.len(), 360);
     }
 

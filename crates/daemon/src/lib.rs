@@ -49,14 +49,22 @@ use std::process::ExitCode;
 /// SIGXFSZ: a limit on the size of files is an error of the write, and no reason to die.
 const IGNORED: [i32; 6] = [1, 2, 3, 13, 20, 25];
 
+/// Threads for what may not come back (a file on a disk that does not answer). They end when they have had nothing to do for some seconds.
+const BLOCKED: usize = 4;
+
 /// Runs until the keeper hangs up or the instance ends. `channel` is our end of the keeper's socket, `control` the listening
 /// control socket.
 pub fn run(channel: OwnedFd, control: OwnedFd) -> ExitCode {
     stayput_kernel::process::ignore(&IGNORED);
     let console = console::Console::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(BLOCKED).build();
     let result = match runtime {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, reactor::run(channel, control, &console)),
+        Ok(runtime) => {
+            let result = tokio::task::LocalSet::new().block_on(&runtime, reactor::run(channel, control, &console));
+            // A thread that waits for a disk must not keep the process.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(reactor::Failure::Setup("epoll_create1", error)),
     };
     match result {

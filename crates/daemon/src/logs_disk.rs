@@ -10,10 +10,12 @@ use stayput_keeper::protocol::DescriptorKind;
 use stayput_logs::{Bell, Item, Limits, Policy, Pump, PumpEvent, Query, Reader, Services, Store, Stream, Track, Which};
 use stayput_model::config::{LogPolicy, LogsConfig, Readiness, ReportStyle};
 use stayput_model::event::{Event, GenerationId};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// The logs of the instance on disk.
@@ -156,6 +158,25 @@ impl Reactor {
         let disk = self.disk.as_ref().map(|disk| (Arc::clone(&disk.store), disk.run));
         let Some((store, run)) = disk else { unreachable!("it was there a moment ago") };
         Ok(OnDisk { store, service: name, run, generation: generation.0 })
+    }
+
+    /// The configuration changed: what is written from now on is kept by it.
+    pub(crate) fn apply_log_policies(&mut self) {
+        let (Some(disk), Some(config)) = (&self.disk, &self.world.logs) else { return };
+        for service in self.world.services.values() {
+            disk.pump.set_policy(&service.config.name, policy(config, &service.config.log));
+        }
+    }
+
+    /// Bytes written and dropped, by service; none where output is not kept on disk.
+    pub(crate) fn logged_bytes(&mut self) -> BTreeMap<String, (u64, u64)> {
+        let Some(disk) = &mut self.disk else { return BTreeMap::new() };
+        let names = self.world.services.keys();
+        let count = |name: &String| {
+            let counters = disk.pump.counters(name);
+            (name.clone(), (counters.written.load(Ordering::Relaxed), counters.dropped.load(Ordering::Relaxed)))
+        };
+        names.map(count).collect()
     }
 
     /// What the pump has to say.

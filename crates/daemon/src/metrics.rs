@@ -10,6 +10,7 @@ impl Reactor {
     /// All of them, as of now.
     pub(crate) fn metrics(&mut self) -> String {
         let status = self.status();
+        let logged = self.logged_bytes();
         self.tallies.settle(&self.world.services);
         let mut text = String::new();
         instance(&mut text, &status);
@@ -43,6 +44,16 @@ impl Reactor {
             Measured::Count(permille) => Some(thousandths(permille)),
             Measured::NotMeasured => None,
         });
+        each("held_ports", "gauge", "listening sockets that are held", text, &|service| {
+            let of_generations: usize = service.generations.iter().map(|generation| generation.listeners.len()).sum();
+            Some((of_generations + service.held.len()).to_string())
+        });
+        each("logged_bytes_total", "counter", "bytes of its output that were written to disk", text, &|service| {
+            Some(logged.get(&service.name)?.0.to_string())
+        });
+        each("dropped_log_bytes_total", "counter", "bytes of its output that could not be written and are missing", text, &|service| {
+            Some(logged.get(&service.name)?.1.to_string())
+        });
         each("uptime_seconds", "gauge", "how long a generation has served", text, &|service| service.uptime_ms.map(thousandths));
         let tally = |service: &ServiceStatus| self.tallies.of(&service.name);
         let mut sum = |name: &str, help: &str, value: &dyn Fn(&Tally) -> u64| {
@@ -57,6 +68,9 @@ impl Reactor {
         sum("idle_closed_connections_total", "idle old connections that were closed", &|tally| tally.totals.idle_closed);
         sum("lost_connections_total", "connections that a failed generation took with it", &|tally| tally.totals.lost);
         sum("listener_gaps_total", "restarts with a time without any listener", &|tally| tally.totals.listener_gaps);
+        each("unserved_seconds_total", "counter", "time before switches in which nobody accepted", text, &|service| {
+            tally(service).map(|tally| tally.totals.gap.as_secs_f64().to_string())
+        });
         for service in &status.services {
             if let Some(tally) = self.tallies.of(&service.name) {
                 handovers(text, &service.name, tally);
@@ -67,6 +81,13 @@ impl Reactor {
 }
 
 fn instance(text: &mut String, status: &InstanceStatus) {
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = write!(text, "# HELP stayput_info which release runs\n# TYPE stayput_info gauge\nstayput_info{{version=\"{version}\"}} 1\n");
+    let since = thousandths(status.daemon_ms);
+    let _ = write!(
+        text,
+        "# HELP stayput_daemon_seconds how long this daemon runs: its counters begin with it\n# TYPE stayput_daemon_seconds gauge\nstayput_daemon_seconds {since}\n"
+    );
     for (name, help, value) in [
         ("keeper_deaths_total", "times that a keeper was started again", status.keeper_deaths),
         ("daemon_deaths_total", "times that a daemon was started again", status.daemon_deaths),

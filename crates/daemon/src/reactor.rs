@@ -69,6 +69,8 @@ pub(crate) enum Message {
         failed: Option<String>,
         answers: control::Answers,
     },
+    /// The configuration was read again.
+    ConfigRead(Box<control::ConfigRead>),
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
     /// There is something to say of the files of a service.
@@ -153,6 +155,8 @@ pub(crate) struct Reactor {
     pub(crate) rollings: Vec<control::Rolling>,
     /// Ports that somebody asked to be held.
     pub(crate) holds: control::Holds,
+    /// Who reads the configuration.
+    pub(crate) config_turn: Rc<tokio::sync::Mutex<()>>,
     /// Those who asked for the status while the keeper is being asked.
     pub(crate) status_asked: Vec<control::Answers>,
     /// Path of the control socket; empty if it has none.
@@ -232,6 +236,7 @@ impl Reactor {
             waiters: Vec::new(),
             rollings: Vec::new(),
             holds: control::Holds::new(),
+            config_turn: Rc::default(),
             status_asked: Vec::new(),
             socket: PathBuf::new(),
             unwritten: Rc::default(),
@@ -315,6 +320,7 @@ impl Reactor {
                 self.answer_status();
             }
             Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
+            Message::ConfigRead(read) => self.config_read(*read),
             Message::Said(generation, said) => self.said(generation, said),
             Message::Files(service, mark, text) => self.tell(&service, mark, &text),
             Message::Guard(dump) => self.guard_is(&dump),

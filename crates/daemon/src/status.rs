@@ -67,11 +67,11 @@ impl Reactor {
     fn sight(&self, service: &Service, look: &Look) -> Sight {
         let addresses: BTreeSet<SocketAddr> = service.listeners.values().map(|listener| listener.address).collect();
         let survey = look.survey.as_ref();
+        let queued = survey.map(|survey| service.listeners.values().filter_map(|listener| survey.queue(listener.inode)).sum());
         let current = service.serving().or_else(|| service.incoming()).and_then(|id| service.generations.get(&id));
         let pid = current.filter(|current| current.main.status().is_none()).and_then(|current| current.main.pid());
-        let queued = survey.map(|survey| service.listeners.values().filter_map(|listener| survey.queue(listener.inode)).sum());
         Sight {
-            seen: survey.map(|survey| survey.at(&addresses, queued.unwrap_or(0))),
+            seen: survey.map(|survey| survey.at(&addresses, queued)),
             queued,
             process: pid.and_then(|pid| self.gauge.as_ref()?.process(pid)),
             looked: true,
@@ -448,6 +448,9 @@ fn phase(service: &Service) -> (ServicePhase, String) {
             Phase::Serving { soak: Some(soak), .. } => {
                 let left = soak.until.since(now()).as_millis();
                 (ServicePhase::Soaking, format!("generation {} has the connections, on probation for {left} ms more", serving.id))
+            }
+            _ if service.listeners_of(serving.id).next().is_none() => {
+                (ServicePhase::Ready, format!("generation {} runs; it listens nowhere", serving.id))
             }
             _ => (ServicePhase::Ready, format!("generation {} has the connections", serving.id)),
         },

@@ -144,7 +144,9 @@ fn is_final(ledger: &Ledger, service: &Service) -> bool {
     match ledger.outcome {
         Outcome::Running | Outcome::Switched => false,
         Outcome::Settled => !replaced,
-        Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => true,
+        // One that was called off finishes what it has, and that is counted.
+        Outcome::RolledBack(_) => ledger.to.is_none_or(|to| !service.generations.contains_key(&to)),
+        Outcome::NotReady(_) | Outcome::Abandoned => true,
     }
 }
 

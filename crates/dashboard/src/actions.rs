@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -86,12 +87,30 @@ async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refused> {
     serde_json::from_value(document).map_err(wrong)
 }
 
-pub(crate) async fn service(
-    State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
-    Extension(peer): Extension<Arc<Peer>>,
-    Path((service, action)): Path<(String, String)>,
+/// Who acts, and what a request says beside its body.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    app: Arc<App>,
+    admitted: Admitted,
+    peer: Arc<Peer>,
     headers: HeaderMap,
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refused> {
+        // Both are put there before any route is reached: `server` and `api::admit`.
+        let missing = || Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "nobody said who asks");
+        let admitted = *parts.extensions.get::<Admitted>().ok_or_else(missing)?;
+        let peer = Arc::clone(parts.extensions.get::<Arc<Peer>>().ok_or_else(missing)?);
+        Ok(Self { app: Arc::clone(app), admitted, peer, headers: std::mem::take(&mut parts.headers) })
+    }
+}
+
+pub(crate) async fn service(
+    caller: Caller,
+    Path((service, action)): Path<(String, String)>,
     content: Body,
 ) -> Result<Response<Body>, Refused> {
     let Ok(action) = serde_json::from_value::<Action>(Value::String(action)) else {
@@ -116,54 +135,39 @@ pub(crate) async fn service(
             Request::Signal { services, signal: *signal, scope: details.scope.unwrap_or(SignalScope::Main) }
         }
     };
-    let subject = json!({ "action": action, "service": service });
-    begin(&app, admitted, &peer, &headers, subject, request)
+    begin(caller, json!({ "action": action, "service": service }), request)
 }
 
-pub(crate) async fn reload(
-    State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
-    Extension(peer): Extension<Arc<Peer>>,
-    headers: HeaderMap,
-    content: Body,
-) -> Result<Response<Body>, Refused> {
+pub(crate) async fn reload(caller: Caller, content: Body) -> Result<Response<Body>, Refused> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Nothing {}
     let Nothing {} = body(content).await?;
-    begin(&app, admitted, &peer, &headers, json!({ "action": "reload" }), Request::Reload { wait: true })
+    begin(caller, json!({ "action": "reload" }), Request::Reload { wait: true })
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Port {
+struct Port {
     address: String,
     #[serde(default)]
     service: Option<String>,
 }
 
-pub(crate) async fn hold(
-    State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
-    Extension(peer): Extension<Arc<Peer>>,
-    headers: HeaderMap,
-    content: Body,
-) -> Result<Response<Body>, Refused> {
-    let Port { address, service } = body(content).await?;
-    let subject = json!({ "action": "hold", "service": service, "address": address });
-    begin(&app, admitted, &peer, &headers, subject, Request::Hold { service, address })
+impl Port {
+    fn subject(&self, action: &str) -> Value {
+        json!({ "action": action, "service": self.service, "address": self.address })
+    }
 }
 
-pub(crate) async fn release(
-    State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
-    Extension(peer): Extension<Arc<Peer>>,
-    headers: HeaderMap,
-    content: Body,
-) -> Result<Response<Body>, Refused> {
-    let Port { address, service } = body(content).await?;
-    let subject = json!({ "action": "release", "service": service, "address": address });
-    begin(&app, admitted, &peer, &headers, subject, Request::Release { service, address })
+pub(crate) async fn hold(caller: Caller, content: Body) -> Result<Response<Body>, Refused> {
+    let port: Port = body(content).await?;
+    begin(caller, port.subject("hold"), Request::Hold { service: port.service, address: port.address })
+}
+
+pub(crate) async fn release(caller: Caller, content: Body) -> Result<Response<Body>, Refused> {
+    let port: Port = body(content).await?;
+    begin(caller, port.subject("release"), Request::Release { service: port.service, address: port.address })
 }
 
 /// How an operation that was begun stands.
@@ -176,19 +180,13 @@ pub(crate) async fn operation(State(app): State<Arc<App>>, Path(id): Path<String
 }
 
 /// Begins an operation, unless one with its key was begun already.
-fn begin(
-    app: &Arc<App>,
-    admitted: Admitted,
-    peer: &Peer,
-    headers: &HeaderMap,
-    mut document: Value,
-    request: Request,
-) -> Result<Response<Body>, Refused> {
-    let key = idempotency_key(headers)?;
+fn begin(caller: Caller, mut document: Value, request: Request) -> Result<Response<Body>, Refused> {
+    let Caller { app, admitted, peer, headers } = caller;
+    let key = idempotency_key(&headers)?;
     if let Some(known) = key.as_deref().and_then(|key| app.hub.find_operation("key", key)) {
-        return Ok(accepted(app, &known));
+        return Ok(accepted(&app, &known));
     }
-    document["id"] = json!(api::next_operation(app));
+    document["id"] = json!(api::next_operation(&app));
     document["key"] = json!(key);
     document["at_ms"] = json!(now_ms());
     let from = peer.client.ip().to_canonical();
@@ -196,8 +194,7 @@ fn begin(
     document["state"] = json!("running");
     app.audit.say(&format!("{}: requested from {from} with the operator's token", describe(&document)));
     app.hub.operation(document.clone());
-    let response = accepted(app, &document);
-    let app = Arc::clone(app);
+    let response = accepted(&app, &document);
     tokio::spawn(async move {
         let asked = async {
             let mut link = Link::connect_for(app.hub.control(), Some(format!("dashboard: operator's token from {from}"))).await?;

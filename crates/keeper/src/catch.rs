@@ -182,8 +182,7 @@ impl Keeper {
     ) -> Result<(), Errno> {
         let asked_to_share = socket::reuses_port(socket)?;
         let own = |listener: &Listener| listener.service == service && listener.owner == Some(generation) && listener.key == *key;
-        let shares = asked_to_share || self.is_another_copy(generation, process, key);
-        if !shares && self.state.listeners.iter().any(own) {
+        if self.state.listeners.iter().any(own) && !asked_to_share && !self.is_another_copy(generation, process, key) {
             return socket::bind_raw(socket, address); // it has this port already: the kernel says so
         }
         let first = self.stands_beside(service, key, generation)?;

@@ -3,8 +3,8 @@
 //! Values of environment variables are never in it, only their names.
 
 use crate::config::{
-    After, Health, HealthCheck, InstanceConfig, Kind, Limits, LogPolicy, OutputKind, Readiness, RestartPolicy, Rlimit, ServiceConfig,
-    StartLimit, StopStep, UserSpec, When,
+    After, Health, HealthCheck, InstanceConfig, Kind, Limits, LogPolicy, LogsConfig, OutputKind, Readiness, RestartPolicy, Rlimit,
+    ServiceConfig, StartLimit, StopStep, UserSpec, When,
 };
 use crate::text::{command_line, printable, printable_bytes};
 use serde::{Deserialize, Serialize};
@@ -184,14 +184,19 @@ fn instance(old: &InstanceConfig, new: &InstanceConfig) -> Vec<FieldChange> {
             format!("{}{kind}", list(&dashboard.listen, SocketAddr::to_string))
         })
     });
-    fields.compare("logs", &old.logs, &new.logs, Needs::Live, "it is asked when output is written", |logs| {
-        or_none(logs.as_ref(), |logs| {
+    let place = |logs: &Option<LogsConfig>| logs.as_ref().map(|logs| logs.directory.clone());
+    let stays = "an instance keeps its logs where they are while it runs";
+    fields.compare("logs.directory", &place(&old.logs), &place(&new.logs), Needs::Nothing, stays, |place| {
+        or_none(place.as_ref(), |place: &Vec<u8>| printable_bytes(place))
+    });
+    if let (Some(old), Some(new)) = (&old.logs, &new.logs) {
+        let kept = |logs: &LogsConfig| LogsConfig { directory: Vec::new(), ..logs.clone() };
+        fields.compare("logs", &kept(old), &kept(new), Needs::Live, "it is asked when output is written", |logs| {
             let age = or_none(logs.max_age.as_ref(), time);
             let packed = if logs.compress { ", compressed" } else { "" };
-            let place = printable_bytes(&logs.directory);
-            format!("{place}: {} bytes, age {age}, segments of {}{packed}", logs.max_size, logs.segment)
-        })
-    });
+            format!("{} bytes, age {age}, segments of {}{packed}", logs.max_size, logs.segment)
+        });
+    }
     fields.0
 }
 

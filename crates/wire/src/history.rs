@@ -17,7 +17,7 @@ pub enum HistoryRange {
 pub struct History {
     /// How far back.
     pub range: HistoryRange,
-    /// Time between two samples, in milliseconds.
+    /// Least time between two samples, in milliseconds. More than that of the range if the samples of all services do not fit an answer.
     pub step_ms: u64,
     /// By service name.
     pub series: Vec<Series>,

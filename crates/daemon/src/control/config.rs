@@ -5,7 +5,7 @@
 
 use super::Answers;
 use super::waiting::{Awaited, Waiter};
-use crate::reactor::Reactor;
+use crate::reactor::{Message, Reactor};
 use serde_json::{Map, Value, json};
 use stayput_config::Report;
 use stayput_model::config::{InstanceConfig, Kind, OutputKind, Readiness, RestartPolicy, ServiceConfig, Source, When};
@@ -15,30 +15,85 @@ use stayput_model::plan::{self, Needs};
 use stayput_model::text::{command_line, printable_bytes};
 use stayput_wire::plan::{ConfigProblem, ConfigReport, FieldChange, PlanReport, ServiceAction, ServiceChange};
 use stayput_wire::{ConfigOrigin, Failure, FailureKind, Reply};
+use std::rc::Rc;
 use std::time::Duration;
+
+/// A file that cannot be read within so long is given up.
+const READ_TIME: Duration = Duration::from_secs(20);
+
+/// What the configuration is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Plan,
+    Reload { wait: bool },
+}
+
+/// The configuration was read, or could not be in time.
+#[derive(Debug)]
+pub(crate) struct ConfigRead {
+    result: Option<Result<InstanceConfig, Report>>,
+    purpose: Purpose,
+    answers: Answers,
+}
+
+/// Does it on another thread; `None`: it took too long. The thread is left to itself then, there are only a few of them, and they end with the
+/// process.
+async fn elsewhere<T: Send + 'static>(within: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::time::timeout(within, tokio::task::spawn_blocking(work)).await.ok()?.ok()
+}
 
 impl Reactor {
     pub(super) fn asked_plan(&self, answers: &Answers) -> Result<(), Failure> {
-        let source = self.source()?;
-        let plan = match self.read_again(source) {
-            Ok(new) => self.plan_of(source, &new),
-            Err(report) => refusal(source, &report),
-        };
-        answers.reply(Reply::Plan(Box::new(plan)));
-        Ok(())
+        self.read_again(Purpose::Plan, answers)
     }
 
-    pub(super) fn asked_reload(&mut self, wait: bool, answers: &Answers) -> Result<(), Failure> {
+    pub(super) fn asked_reload(&self, wait: bool, answers: &Answers) -> Result<(), Failure> {
         self.not_ending()?;
+        self.read_again(Purpose::Reload { wait }, answers)
+    }
+
+    /// The file was read.
+    pub(crate) fn config_read(&mut self, read: ConfigRead) {
+        let ConfigRead { result, purpose, answers } = read;
+        let done = match result {
+            Some(result) => self.use_config(result, purpose, &answers),
+            None => Err(Failure {
+                kind: FailureKind::Failed,
+                message: format!("the configuration could not be read within {} s: nothing was changed", READ_TIME.as_secs()),
+                hint: Some("the disk that it is on does not answer".to_owned()),
+            }),
+        };
+        if let Err(failure) = done {
+            answers.refuse(failure);
+        }
+    }
+
+    fn use_config(&mut self, result: Result<InstanceConfig, Report>, purpose: Purpose, answers: &Answers) -> Result<(), Failure> {
         let source = self.source()?;
-        let new = match self.read_again(source) {
+        let mut new = match result {
             Ok(new) => new,
             Err(report) => {
-                answers.reply(Reply::Reloaded { plan: Box::new(refusal(source, &report)), services: Vec::new() });
+                let plan = Box::new(refusal(source, &report));
+                answers.reply(match purpose {
+                    Purpose::Plan => Reply::Plan(plan),
+                    Purpose::Reload { .. } => Reply::Reloaded { plan, services: Vec::new() },
+                });
                 return Ok(());
             }
         };
+        let own = self.world.services.values().find(|service| service.config.own && !service.removed);
+        let present = self.world.dashboard.as_ref().zip(own).map(|(asked, own)| Present { asked, service: &own.config });
+        crate::own::add(&mut new, &self.socket, present);
         let plan = Box::new(self.plan_of(source, &new));
+        let wait = match purpose {
+            Purpose::Plan => {
+                answers.reply(Reply::Plan(plan));
+                return Ok(());
+            }
+            Purpose::Reload { wait } => wait,
+        };
+        // It may have begun to end meanwhile.
+        self.not_ending()?;
         self.requested("reload", "", &[], answers);
         let of = |action: ServiceAction| {
             let chosen = plan.changes.iter().filter(move |change| change.action == action);
@@ -48,6 +103,7 @@ impl Reactor {
         let before: Vec<_> = restarts.iter().map(|name| self.newest_ledger(name)).collect();
         // Also without a change of a field: where services are defined may have moved.
         self.step(WorldEvent::Configure(Box::new(new)));
+        self.apply_log_policies();
         if !wait {
             answers.reply(Reply::Reloaded { plan, services: Vec::new() });
             return Ok(());
@@ -78,14 +134,19 @@ impl Reactor {
         })
     }
 
-    /// Small regular files, which are never waited for: the thread has time for them.
-    fn read_again(&self, source: &Source) -> Result<InstanceConfig, Report> {
+    /// Reads the file again, on a thread of its own: a disk may not answer, and nobody else is to wait for it. One after the other, so that the
+    /// last who asks gets what is there last.
+    fn read_again(&self, purpose: Purpose, answers: &Answers) -> Result<(), Failure> {
         let uid = rustix::process::geteuid().as_raw();
-        let mut config = stayput_config::load(&stayput_config::Request::again(source, self.world.env.clone(), uid, self.world.report))?;
-        let own = self.world.services.values().find(|service| service.config.own && !service.removed);
-        let present = self.world.dashboard.as_ref().zip(own).map(|(asked, own)| Present { asked, service: &own.config });
-        crate::own::add(&mut config, &self.socket, present);
-        Ok(config)
+        let request = stayput_config::Request::again(self.source()?, self.world.env.clone(), uid, self.world.report);
+        let (turn, to, answers) = (Rc::clone(&self.config_turn), self.to.clone(), answers.clone());
+        tokio::task::spawn_local(async move {
+            let _turn = turn.lock().await;
+            let result = elsewhere(READ_TIME, move || stayput_config::load(&request)).await;
+            // The reactor is gone only when the daemon ends.
+            let _ = to.send(Message::ConfigRead(Box::new(ConfigRead { result, purpose, answers })));
+        });
+        Ok(())
     }
 
     fn plan_of(&self, source: &Source, new: &InstanceConfig) -> PlanReport {
@@ -209,6 +270,20 @@ fn ready(readiness: &Readiness) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_disk_that_does_not_answer_holds_up_nobody_else() {
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let slow = elsewhere(Duration::from_millis(50), move || hangs.recv());
+        let other = async {
+            // On the same thread, while the read hangs.
+            tokio::task::yield_now().await;
+            elsewhere(READ_TIME, || 5).await
+        };
+        let (slow, other) = tokio::join!(slow, other);
+        assert_eq!((slow, other), (None, Some(5)));
+        drop(answer);
+    }
 
     #[test]
     fn the_environment_is_told_by_its_names_alone() {

@@ -213,6 +213,7 @@ impl Reactor {
             let hint = Some(format!("stayput restart {name} --canary 5% --stay begins one"));
             return Err(Failure { kind: FailureKind::Failed, message, hint });
         };
+        self.requested(if switch { "switch" } else { "abort" }, "", std::slice::from_ref(&name), answers);
         self.step(WorldEvent::Decide { service: name.clone(), switch });
         let fact = if switch {
             format!("{name}: all new connections go to generation {canary}; generation {serving} finishes what it has")

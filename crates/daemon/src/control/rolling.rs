@@ -123,12 +123,22 @@ impl Reactor {
 
     fn next_of(&mut self, index: usize) -> Option<String> {
         let ending = self.world.is_ending();
-        let rolling = &mut self.rollings[index];
-        rolling.failed |= ending;
+        self.rollings[index].failed |= ending;
+        let rolling = &self.rollings[index];
         if rolling.failed || rolling.running.len() >= rolling.parallel {
             return None;
         }
-        rolling.queue.pop_front()
+        // Nobody before those that it starts after; in a circle the first has to begin.
+        let ahead = |at: usize| {
+            let after = self.world.services.get(&rolling.queue[at]).map(|service| &service.config.after);
+            let waits = |name: &str| {
+                rolling.running.iter().any(|(running, _)| running == name) || rolling.queue.iter().any(|queued| queued == name)
+            };
+            after.is_some_and(|after| after.iter().any(|after| waits(&after.service)))
+        };
+        let next = (0..rolling.queue.len()).find(|at| !ahead(*at));
+        let next = next.or_else(|| rolling.running.is_empty().then_some(0))?;
+        self.rollings[index].queue.remove(next)
     }
 
     fn begin(&mut self, index: usize, name: String) {

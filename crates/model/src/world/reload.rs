@@ -1,7 +1,7 @@
 //! Another configuration while services run: what is new starts, what is gone finishes and stops, what changed changes, and nothing else is
 //! touched. What a change needs is told by [`crate::plan`], so that a plan shown and a reload done are one.
 
-use crate::config::{InstanceConfig, Kind, ServiceConfig};
+use crate::config::{InstanceConfig, Kind, LogsConfig, ServiceConfig};
 use crate::event::{Effect, GenerationId};
 use crate::generation::{Drain, Phase};
 use crate::ledger::Outcome;
@@ -32,7 +32,11 @@ impl World {
         let base = std::mem::replace(&mut self.env, config.env);
         self.source = config.source;
         self.dashboard = config.dashboard;
-        self.logs = config.logs;
+        // What is open stays where it is: a log in two places is in none.
+        self.logs = match (self.logs.take(), config.logs) {
+            (Some(old), Some(new)) => Some(LogsConfig { directory: old.directory, ..new }),
+            (old, _) => old,
+        };
         self.index.changed.insert(String::new());
         let names: BTreeSet<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
         let gone: Vec<String> = self.services.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();

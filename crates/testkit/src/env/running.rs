@@ -157,6 +157,17 @@ impl<'env> Running<'env> {
             .unwrap_or_else(|| panic!("no ready generation in {service}"))
     }
 
+    /// SIGKILLs the main process of the service, and waits until the next generation is ready.
+    ///
+    /// # Panics
+    /// When none is ready in time.
+    pub fn kill_service(&mut self) {
+        let victim = self.ready_pid();
+        assert!(process::signal(victim, Signal::KILL), "process {victim} of {} can be killed", self.name);
+        wait::until_true("the next generation", PATIENCE, || self.ready_pid() != victim)
+            .unwrap_or_else(|why| panic!("{why}\n--- log of {}\n{}", self.name, self.log()));
+    }
+
     /// `stayput restart NAME --json` with further options, to its end.
     ///
     /// # Panics

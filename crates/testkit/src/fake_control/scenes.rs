@@ -248,7 +248,7 @@ fn ten() -> Vec<ServiceStatus> {
         running("auth", 9100, 4),
         backup,
         cache,
-        running("dashboard", 5000, 2),
+        ServiceStatus { own: true, ..running("dashboard", 5000, 2) },
         running("db", 5432, 1),
         old,
         mail,
@@ -351,18 +351,17 @@ pub(super) fn plan() -> PlanReport {
 }
 
 /// A plausible course: waves and a little noise, and a restart now and then.
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub(super) fn sample(at_ms: u64, index: u64, seed: u64) -> Sample {
-    let noise = |salt: u64| (index.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(salt)) >> 7) % 17;
-    let wave = |period: u64| {
-        let phase = (index + seed) % period;
-        if phase * 2 < period { phase * 2 * 100 / period } else { (period - phase) * 2 * 100 / period }
-    };
+    let noise = |salt: u64| ((index.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(salt)) >> 7) % 17) as f64;
+    let wave = |period: f64| ((index as f64 + (seed % 97) as f64 * 5.0) / period * std::f64::consts::TAU).sin();
+    let busy = 0.5 + 0.3 * wave(410.0) + 0.14 * wave(97.0) + 0.06 * wave(31.0);
     Sample {
         at_ms,
-        connections: (!(200..206).contains(&index)).then(|| (40 + wave(120) * 2 + noise(3)) as u32),
+        connections: (!(200..206).contains(&index)).then(|| (60.0 + 170.0 * busy + 0.7 * noise(3)) as u32),
         queued: Some(if index % 90 < 3 { noise(5) as u32 } else { 0 }),
-        memory: Some(60_000_000 + wave(240) * 400_000 + noise(7) * 90_000),
-        cpu_permille: Some((30 + wave(60) + noise(11) * 4) as u32),
+        memory: Some((58_000_000.0 + 24_000_000.0 * busy + (index % 150) as f64 * 60_000.0 + noise(7) * 60_000.0) as u64),
+        cpu_permille: Some((15.0 + 110.0 * busy + noise(11) * 1.5 + 12.0 * wave(11.0)).max(1.0) as u32),
         restarts: index / 150,
     }
 }
