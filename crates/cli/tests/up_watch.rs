@@ -133,4 +133,30 @@ fn a_directory_that_goes_is_told_and_watched_again_when_it_is_back(env) {
     restarted(&upped, second);
     upped.down();
 }
+fn a_watch_that_cannot_be_had_is_told_with_what_helps(env) {
+    let port = env.port();
+    for number in 0..6 {
+        directory(env, &format!("src/{number}"));
+    }
+    env.file("stayput.toml", &config(port, "['src/**/*.py']"));
+    // A user namespace has a limit of its own, which whoever made it may lower.
+    let script = "echo 3 >/proc/sys/user/max_inotify_watches && exec \"$0\" up -d";
+    let map = if env.user() == stayput_testkit::env::User::Root { "--map-root-user" } else { "--map-current-user" };
+    let stayput = env.command::<&str>([]).get_program().to_owned();
+    let mut command = env.as_user(Path::new("unshare"), ["--user", map, "--keep-caps", "sh", "-c", script]);
+    let output = command.arg(stayput).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("Operation not permitted") || said.contains("Permission denied") {
+        println!("NOT RUN: no user namespace with limits of its own can be made here: {said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let upped = env.upped();
+    let told = upped.wait_event("web", "message");
+    let text = told["text"].as_str().unwrap();
+    assert!(text.contains("directories cannot be watched") && text.contains("sysctl fs.inotify.max_user_watches="), "{text}");
+    let standing = upped.service("web")["watch"].clone();
+    assert!(standing["directories"].as_u64().unwrap() < 7 && standing["problem"].as_str().unwrap().contains("max_user_watches"), "{standing}");
+    upped.down();
+}
 }
