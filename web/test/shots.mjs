@@ -8,7 +8,7 @@ const out = process.env.SHOTS ?? join(root, "docs/screenshots");
 mkdirSync(out, { recursive: true });
 const only = process.argv.slice(2);
 /** Kept beside the desktop in light colours. */
-const KEPT = ["overview-desktop-dark", "restart-desktop-dark", "logs-desktop-dark", "overview-phone-light", "restart-phone-dark", "ports-phone-light"];
+const KEPT = ["charts-desktop-dark", "first-phone-dark", "overview-desktop-dark", "restart-desktop-dark", "logs-desktop-dark", "overview-phone-light", "restart-phone-dark", "ports-phone-light"];
 const instance = await fake("ten");
 const served = await dashboard(instance.socket);
 const SHOTS = [

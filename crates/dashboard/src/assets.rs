@@ -15,7 +15,7 @@ macro_rules! asset {
 }
 
 pub(crate) const ASSETS: &[Asset] = &[
-    asset!("app.css", "text/css; charset=utf-8", "08b609eb4875625b"),
+    asset!("app.css", "text/css; charset=utf-8", "47ca35b6eae3404c"),
     asset!("app.js", "text/javascript; charset=utf-8", "ab438e6f0efc27fc"),
     asset!("icon.svg", "image/svg+xml", "1e138113a15f42c7"),
     asset!("index.html", "text/html; charset=utf-8", "33b7b58935746ba9"),

@@ -18,6 +18,7 @@ const LOOK: &[&str] = &[
     "/api/v1/services",
     "/api/v1/services/web",
     "/api/v1/services/web/config",
+    "/api/v1/services/web/processes",
     "/api/v1/ports",
     "/api/v1/events",
     "/api/v1/stream",
