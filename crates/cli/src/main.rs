@@ -67,6 +67,9 @@ enum Command {
     /// What runs the copies of a service
     #[command(name = replicas::NAME, hide = true)]
     Replicas(replicas::Args),
+    /// What reads the keys
+    #[command(name = up::keys::NAME, hide = true)]
+    Keys(up::keys::Args),
     /// Say who has a port, in which state, and what a server that binds it would get
     Why(why::Args),
     /// List every listening port with its owner
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         Command::Down(args) => stop::down(&args),
         Command::Daemon => daemon::run(),
         Command::Replicas(args) => replicas::run(&args),
+        Command::Keys(args) => up::keys::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Ports(args) => ports::run(&args),
         Command::Wait(args) => wait::run(&args),

@@ -54,6 +54,28 @@ impl Drop for KeyMode {
     }
 }
 
+/// Standard input as it was, for when it is to be that again.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    before: Option<Termios>,
+}
+
+impl Lines {
+    pub(crate) fn keep() -> Self {
+        Self { before: tcgetattr(rustix::stdio::stdin()).ok() }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        // In the background it is another's, and asking would stop us (SIGTTOU).
+        let ours = rustix::termios::tcgetpgrp(rustix::stdio::stdin()).is_ok_and(|group| group == rustix::process::getpgrp());
+        if let Some(before) = self.before.as_ref().filter(|_| ours) {
+            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
 /// The other screen of the terminal, without a cursor.
 #[derive(Debug)]
 pub(crate) struct Screen(());

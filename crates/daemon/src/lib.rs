@@ -38,6 +38,7 @@ mod watch;
 pub use logs::show as show_line;
 pub use logs_answer::of_item as log_answer;
 pub use own::add_dashboard;
+pub use say::coloured;
 
 /// The hidden command of this binary that runs the copies of a service, as `stayput REPLICAS [--stop N]… [--restart WHEN] COUNT -- COMMAND…`.
 pub const REPLICAS: &str = "__replicas";

@@ -137,7 +137,7 @@ impl Sink {
 pub(crate) fn console_line(style: ReportStyle, service: &str, generation: GenerationId, text: &str, time: &str) -> String {
     match style {
         ReportStyle::Plain => format!("[{time}] [{service}] {}", show(text, false)),
-        ReportStyle::Colour => format!("[{time}] [{service}] {}", show(text, true)),
+        ReportStyle::Colour => format!("[{time}] [{}] {}", crate::say::coloured(service), show(text, true)),
         ReportStyle::Json => {
             let generation = generation.0;
             serde_json::json!({ "time": time, "service": service, "event": "output", "generation": generation, "line": text }).to_string()

@@ -40,11 +40,21 @@ impl Mark {
     }
 }
 
+/// Colours of names (ECMA-48): those that are readable on light and dark.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+/// The name of a service without control characters, in its colour: always the same one for the same name.
+pub fn coloured(service: &str) -> String {
+    let sum = service.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    format!("\u{1b}[{}m{}\u{1b}[0m", COLOURS[sum % COLOURS.len()], stayput_model::text::printable(service))
+}
+
 /// A line for the console.
 pub(crate) fn line(service: &str, mark: Mark, text: &str, style: ReportStyle) -> String {
     let time = stayput_kernel::clock::local_hms();
     match style {
-        ReportStyle::Plain | ReportStyle::Colour => format!("[{time}] [{service}] {} {text}", mark.text(style)),
+        ReportStyle::Plain => format!("[{time}] [{service}] {} {text}", mark.text(style)),
+        ReportStyle::Colour => format!("[{time}] [{}] {} {text}", coloured(service), mark.text(style)),
         ReportStyle::Json => serde_json::json!({ "time": time, "service": service, "event": "message", "message": text }).to_string(),
     }
 }

@@ -4,7 +4,7 @@ mod time;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use stayput_kernel::local_time::LocalTime;
 use stayput_logs::{DirectoryError, Grep, Query, Reader, Services, Store, Which, base64, directory};
+use stayput_model::config::ReportStyle;
 use stayput_model::text::printable;
 use stayput_wire::pattern::{closest, is_glob, matches};
 use stayput_wire::runtime::Found;
@@ -23,8 +24,6 @@ use crate::output;
 
 /// Lines before the first new one when it is followed.
 const FOLLOWED: u32 = 10;
-/// Colours of names: those that are readable on light and dark.
-const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 const MS: u64 = 1_000_000;
 
 /// Arguments of `stayput logs`.
@@ -38,6 +37,9 @@ pub(crate) struct Args {
     /// Name of the instance [default: the only one]
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
+    /// If nothing runs: the configuration whose logs are meant [default: found by walking up from here]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Go on with what is written from now on
     #[arg(long, short)]
     follow: bool,
@@ -160,12 +162,20 @@ fn from_daemon(found: &Found, mut query: LogsQuery, printer: &mut Printer) -> Re
 
 /// Nothing runs: reads the files of the last run and those before.
 fn from_files(args: &Args, query: LogsQuery, printer: &mut Printer) -> Result<ExitCode, Error> {
-    let base = directory::base().ok_or_else(|| Error::new(Kind::Failed, "there is no home directory in which logs could be"))?;
-    let name = match &args.instance {
-        Some(name) => name.clone(),
-        None => only_instance(&base)?,
+    let configured = configured(args)?.filter(|(name, _)| args.instance.as_ref().is_none_or(|wanted| wanted == name));
+    let (name, path) = match configured {
+        // One without logs is no reason not to look for those of others.
+        Some((name, path)) if args.file.is_some() || args.instance.is_some() || path.is_dir() => (name, path),
+        Some(_) | None => {
+            let base = directory::base().ok_or_else(|| Error::new(Kind::Failed, "there is no home directory in which logs could be"))?;
+            let name = match &args.instance {
+                Some(name) => name.clone(),
+                None => only_instance(&base)?,
+            };
+            let path = directory::of_instance(&name).unwrap_or(base);
+            (name, path)
+        }
     };
-    let path = directory::of_instance(&name).unwrap_or(base);
     let store = Store::open(&path).map_err(|error| match error {
         DirectoryError::Call(_, _, rustix::io::Errno::NOENT) => Error::new(Kind::Failed, format!("{name}: there are no logs"))
             .hint(format!("they would be in {}; `stayput run` keeps none", path.display())),
@@ -225,6 +235,24 @@ fn of_files(query: LogsQuery) -> Result<Query, Error> {
         }),
         ..Query::default()
     })
+}
+
+/// The instance that the configuration here describes, and where it keeps its logs. One that cannot be read is a mistake only if it was named.
+fn configured(args: &Args) -> Result<Option<(String, PathBuf)>, Error> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let Ok(mut request) = stayput_config::Request::of_process(ReportStyle::Plain) else { return Ok(None) };
+    request.path.clone_from(&args.file);
+    match stayput_config::load(&request) {
+        Ok(config) => {
+            let directory = config.logs.map(|logs| PathBuf::from(std::ffi::OsString::from_vec(logs.directory)));
+            Ok(directory.map(|directory| (config.name, directory)))
+        }
+        Err(report) if args.file.is_some() => {
+            output::complain(&report.render(output::is_colourful()));
+            Err(Error::new(Kind::BadInput, "it is not known where its logs are: the configuration has errors"))
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// The only instance that left logs.
@@ -317,12 +345,9 @@ impl Printer {
     }
 
     fn name(&self, service: &str) -> String {
-        let name = printable(service);
         if !self.colours {
-            return name.into_owned();
+            return printable(service).into_owned();
         }
-        // Always the same colour for the same name.
-        let sum = service.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
-        format!("\u{1b}[{}m{name}\u{1b}[0m", COLOURS[sum % COLOURS.len()])
+        stayput_daemon::coloured(service)
     }
 }

@@ -3,6 +3,7 @@
 //! not.
 
 mod check;
+pub(crate) mod keys;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use stayput_wire::{Client, ClientError, Event, InstanceStatus, Reply, Request, S
 
 use super::{instances, run, start};
 use crate::error::{Error, Kind};
-use crate::{output, words};
+use crate::{output, terminal, words};
 
 /// Arguments of `stayput up`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,7 @@ use crate::{output, words};
   stayput up                      all services of stayput.toml or Procfile, here or in a directory above, and the dashboard
   stayput up -d web 'worker-*'    some of them and what they need, in the background
 
+In the foreground of a terminal: r restarts, s shows the status, q quits; a second q or Ctrl-C hurries.
 Without any configuration it is the dashboard alone, which shows how to add a service.
 Exit status: 0; with -d 1 if a service is not started (it is left to go on trying); 2 if nothing was started.")]
 pub(crate) struct Args {
@@ -74,7 +76,14 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
         output::say(&format!("{STARTED}{}\n", runtime.path().display()));
         silence()?;
     }
-    run::become_guard(runtime, control, sockets, &config)
+    // Whatever reads the keys may be killed: the terminal is given back here.
+    let terminal = terminal::Lines::keep();
+    if !args.detached && !args.json {
+        keys::start(&runtime.control_socket());
+    }
+    let ended = run::become_guard(runtime, control, sockets, &config);
+    drop(terminal);
+    ended
 }
 
 fn configuration(args: &Args) -> Result<InstanceConfig, Error> {
