@@ -13,6 +13,7 @@ mod ports;
 mod render;
 mod restart;
 mod servers;
+mod services;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -47,6 +48,8 @@ enum What {
     Ports(ports::Options),
     /// Keeping the output of a service that writes as fast as it can, beside `cat >file`
     Logs(logs::Options),
+    /// A thousand services: start, memory, wake-ups, status, crashes, a rolling restart; beside other supervisors
+    Services(services::Options),
     /// Writes docs/BENCHMARKS.md anew from the figures that were measured last
     Render,
 }
@@ -149,6 +152,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         }
         What::Logs(options) => {
             if logs::run(options)? {
+                render::write(&load_figures())?;
+            }
+        }
+        What::Services(options) => {
+            if services::run(options)? {
                 render::write(&load_figures())?;
             }
         }

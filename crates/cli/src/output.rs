@@ -2,8 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-/// Writes to standard output, at once. False if nobody reads it any more.
+/// Writes to standard output, at once. False if nobody reads it any more. JSON is allowed to hold characters that a terminal obeys: they are escaped.
 pub(crate) fn say(text: &str) -> bool {
+    let text = stayput_model::text::inert_json(text);
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }

@@ -21,6 +21,7 @@ mod procfile;
 mod report;
 mod resolve;
 mod schema;
+mod secret;
 mod source;
 mod trust;
 pub mod value;

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: every problem with its place, for people and for programs.
 //!
-//! No message quotes a value: values may come from the environment, and may be secrets. The text of the file is shown instead.
+//! No message quotes a value: values may come from the environment, and may be secrets. The text of the file is shown instead, but for values of
+//! variables (`secret`).
 
 use crate::source::{Source, Span};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -212,6 +213,8 @@ fn place(at: Span, source: &Source) -> Place {
     let (line, column) = source.position(at.start);
     let whole = &source.text[source.line(line)];
     let whole = whole.strip_suffix('\r').unwrap_or(whole);
+    let masked = crate::secret::masked(&source.text, line);
+    let whole = masked.as_deref().unwrap_or(whole);
     let start = column as usize - 1;
     let end = source.boundary(at.end).max(source.boundary(at.start));
     let length = source.text[source.boundary(at.start)..end].lines().next().unwrap_or_default().chars().count().clamp(1, WIDTH / 2);

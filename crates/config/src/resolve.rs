@@ -418,7 +418,7 @@ fn logs(file: &File, name: &str, loader: &Loader<'_>) -> LogsConfig {
     let logs = file.logs.as_ref().map_or(&none, |logs| &logs.value);
     let directory = match &logs.directory {
         Some(directory) => clean(&loader.sources[usize::from(directory.at.file)].directory().join(&directory.value)),
-        None => state_directory(loader).join(name).join(if loader.request.uid == 0 { "" } else { "logs" }),
+        None => logs_directory(name, loader),
     };
     let size = |value: &Option<At<crate::kinds::Size>>, default| get(value.as_ref()).map_or(default, |size| size.0);
     let max_size = size(&logs.max_size, 256 << 20);
@@ -432,18 +432,19 @@ fn logs(file: &File, name: &str, loader: &Loader<'_>) -> LogsConfig {
     }
 }
 
-/// `/var/log/stayput` for root; else `$XDG_STATE_HOME/stayput`, `~/.local/state/stayput` (XDG Base Directory Specification; a path that is not absolute does not count).
-fn state_directory(loader: &Loader<'_>) -> PathBuf {
-    if loader.request.uid == 0 {
-        return PathBuf::from("/var/log/stayput");
-    }
+/// Where `stayput logs` looks when nothing runs (`directory.rs` of the logs): `$XDG_STATE_HOME/stayput/NAME/logs`, for root without that variable
+/// `/var/log/stayput/NAME`, else `~/.local/state/stayput/NAME/logs` (XDG Base Directory Specification; a path that is not absolute does not count).
+fn logs_directory(name: &str, loader: &Loader<'_>) -> PathBuf {
     let variables = Variables::new(&loader.request.environment);
     let path =
         |name: &str| variables.get(name).map(|value| PathBuf::from(OsString::from_vec(value.to_vec()))).filter(|path| path.is_absolute());
-    let home = || path("HOME").map(|home| home.join(".local/state"));
-    path("XDG_STATE_HOME")
-        .or_else(home)
-        .map_or_else(|| PathBuf::from(format!("/tmp/stayput-{}", loader.request.uid)), |base| base.join("stayput"))
+    let below = |base: PathBuf| base.join("stayput").join(name).join("logs");
+    match (path("XDG_STATE_HOME"), path("HOME")) {
+        (Some(state), _) => below(state),
+        (None, _) if loader.request.uid == 0 => PathBuf::from("/var/log/stayput").join(name),
+        (None, Some(home)) => below(home.join(".local/state")),
+        (None, None) => PathBuf::from(format!("/tmp/stayput-{}", loader.request.uid)).join(name).join("logs"),
+    }
 }
 
 /// A directory's name, made fit to be that of an instance.

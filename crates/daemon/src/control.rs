@@ -2,14 +2,15 @@
 //!
 //! A connection is a small task that reads requests and writes answers; the reactor decides (`requests`), and what takes time is
 //! waited for there (`waiting`, `rolling`). Peers that are neither root nor our own user are hung up on, lines are bounded, and there
-//! are only so many connections, of which only so many may be streams. A connection has one request at work: who asks faster than
-//! it is answered waits in the kernel's buffer, and slows nobody else.
+//! are only so many connections, of which only so many may be streams: when there are more, who asks for nothing makes room (`room`).
+//! A connection has one request at work: who asks faster than it is answered waits in the kernel's buffer, and slows nobody else.
 
 mod asker;
 mod config;
 mod holding;
 mod requests;
 mod rolling;
+mod room;
 mod waiting;
 
 pub(crate) use config::ConfigRead;
@@ -18,6 +19,7 @@ pub(crate) use rolling::Rolling;
 pub(crate) use waiting::{Waiter, are_reloading};
 
 use self::asker::Asker;
+use self::room::Room;
 use crate::events::Reader;
 use crate::reactor::{Identity, Message};
 use stayput_wire::codec::{self, ANSWER_LINE_MAX, LineBuffer, REQUEST_LINE_MAX};
@@ -133,17 +135,18 @@ struct Desk {
     to: UnboundedSender<Message>,
     unwritten: Rc<Cell<usize>>,
     streams: Arc<Semaphore>,
+    room: Rc<Room>,
 }
 
 /// Accepts for ever.
 pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: UnboundedSender<Message>, unwritten: Rc<Cell<usize>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let desk = Desk { identity, to, unwritten, streams: Arc::new(Semaphore::new(STREAMS)) };
+    let desk = Desk { identity, to, unwritten, streams: Arc::new(Semaphore::new(STREAMS)), room: Rc::default() };
     loop {
-        // Beyond the limit they wait in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Those after this one wait in the kernel's queue meanwhile.
+                let Some(place) = desk.room.place(&places).await else { return };
                 let desk = desk.clone();
                 tokio::task::spawn_local(async move {
                     // A connection that fails has nobody left to tell.
@@ -170,7 +173,15 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let mut peer = Peer { read, write, lines: LineBuffer::new(REQUEST_LINE_MAX) };
     let mut greeted = false;
     loop {
-        let line = match peer.line().await {
+        let line = tokio::select! {
+            biased;
+            line = peer.line() => line,
+            () = desk.room.is_needed(greeted) => {
+                let message = format!("{CONNECTIONS} connections are open, and this one asked for nothing: another gets its place");
+                return refuse(&mut peer.write, FailureKind::Busy, message).await;
+            }
+        };
+        let line = match line {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
             Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string()).await,
@@ -229,7 +240,6 @@ impl Peer<'_> {
 /// Returns when the client is gone: it has closed, or, for a stream, its sending side. What it sends meanwhile is kept up to a bound.
 async fn gone(read: &mut ReadHalf<'_>, lines: &mut LineBuffer, stream: bool) {
     let mut bytes = [0_u8; 4096];
-    // Beyond the bound the rest stays in the kernel, and with it the news that the client is gone: the write tells it then.
     while lines.len() <= REQUEST_LINE_MAX {
         // Called off at any time this loses nothing: what was taken is kept.
         if read.readable().await.is_err() {
@@ -247,6 +257,17 @@ async fn gone(read: &mut ReadHalf<'_>, lines: &mut LineBuffer, stream: bool) {
             Ok(length) => lines.push(&bytes[..length]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
+        }
+    }
+    // The rest stays in the kernel. That the client is gone is seen all the same: EPOLLRDHUP waits for no byte to be read. Tokio tells it, with
+    // no interest in bytes, to those that wait for what has priority.
+    while let Ok(ready) = read.ready(Interest::PRIORITY).await {
+        if stream || ready.is_write_closed() {
+            return;
+        }
+        if ready.is_read_closed() {
+            // It has said all, and waits for its answer: if it goes meanwhile, the write tells.
+            break;
         }
     }
     std::future::pending::<()>().await;

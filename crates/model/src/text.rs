@@ -41,6 +41,32 @@ pub fn printable_bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// JSON with the characters that act instead of being seen, beyond those that JSON itself never holds, as its escapes: the same document, which a
+/// terminal shows and does not obey. Text with colours in it is left as it is as well.
+///
+/// ```
+/// use stayput_model::text::inert_json;
+/// assert_eq!(inert_json("{\"a\":\"\u{9b}2J\"}"), r#"{"a":"\u009b2J"}"#);
+/// ```
+pub fn inert_json(text: &str) -> Cow<'_, str> {
+    let acts = |character: char| character == '\u{7f}' || (!character.is_ascii() && is_unsafe(character));
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if acts(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// A command line as one would type it: arguments that need it are quoted, then made [`printable`].
 pub fn command_line<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut out = String::new();
@@ -108,6 +134,12 @@ mod tests {
             for shown in [printable_bytes(&bytes), printable(&text).into_owned(), command_line([&bytes[..], text.as_bytes()])] {
                 prop_assert!(!shown.chars().any(is_unsafe), "{:?}", shown);
             }
+        }
+
+        #[test]
+        fn json_does_not_act(text in any::<String>()) {
+            let document = text.replace(|character: char| character < ' ', "");
+            prop_assert!(!inert_json(&document).chars().any(is_unsafe), "{:?}", document);
         }
 
         #[test]

@@ -143,6 +143,11 @@ fn free(report: &Report, verdict: &Verdict) -> String {
 
 fn taken(report: &Report, index: usize, socket: &PortSocket) -> String {
     let port = report.port;
+    // Whoever asks wants to know who serves: the listener with which stayput keeps the port in its hands serves nobody.
+    let serves =
+        |other: &PortSocket| other.role == Role::Listener && other.local == socket.local && !keepers::is_anchor(other, &report.holders);
+    let served = report.sockets.iter().enumerate().find(|(_, other)| keepers::is_anchor(socket, &report.holders) && serves(other));
+    let (index, socket) = served.unwrap_or((index, socket));
     // Holders are sorted: the first that has this socket is the one to name.
     if let Some(holder) = report.holders.iter().find(|holder| holder.sockets.contains(&index)) {
         return match socket.role {

@@ -1,9 +1,11 @@
 //! `TestEnv`: a private place in which `stayput` runs, as root or as an ordinary user, and from which nothing escapes. It owns the directory, the ports
 //! and the processes; when it is dropped, whatever still carries its mark is killed, and if every run was over by then, that is a failure.
 
+mod host;
 mod running;
 mod upped;
 
+pub use host::{Host, STATUS, Said};
 pub use running::{Restart, Running, ready_generation};
 pub use upped::Upped;
 
@@ -255,6 +257,42 @@ impl TestEnv {
     /// An instance that the test has started by itself, with this `stayput.toml` and in the foreground.
     pub fn upped(&self) -> Upped<'_> {
         Upped::started(self)
+    }
+
+    /// Starts `stayput up -d` with this `stayput.toml`, whose name is `host` and which has no dashboard; every service has to start.
+    ///
+    /// # Panics
+    /// When one does not: with all that it said.
+    pub fn host(&self, config: &str) -> Host<'_> {
+        let (host, said) = self.host_somehow(config, &[]);
+        assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+        host
+    }
+
+    /// As [`TestEnv::host`] with further options, and what it said, whether every service was started or not.
+    pub fn host_somehow(&self, config: &str, options: &[&str]) -> (Host<'_>, Said) {
+        self.host_file(config);
+        Host::start(self, "host", options)
+    }
+
+    /// Starts `stayput up -d -f FILE`, whose instance is named after its directory, the scratch directory; every service has to start.
+    ///
+    /// # Panics
+    /// When one does not: with all that it said.
+    pub fn host_of_file(&self, file: &Path) -> Host<'_> {
+        let (host, said) = Host::start(self, "scratch", &["-f", &file.display().to_string()]);
+        assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+        host
+    }
+
+    /// An instance of this name that was started in another way.
+    pub fn attached(&self, name: &str) -> Host<'_> {
+        Host::attached(self, name)
+    }
+
+    /// Writes the `stayput.toml` of [`TestEnv::host`] anew.
+    pub fn host_file(&self, config: &str) {
+        self.file("stayput.toml", &format!("name = 'host'\ndashboard = {{ listen = false }}\n{config}"));
     }
 
     /// Live processes that carry this environment's mark.

@@ -14,7 +14,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use stayput_testkit::env::{TestEnv, User};
 
-use self::install::Tools;
+pub(super) use self::install::Tools;
 use self::peer::{ABSENT, Peer};
 use self::trials::{Event, MemoryRow, Row, StrangerRow, SupervisorRow};
 use super::{Machine, build, machine};

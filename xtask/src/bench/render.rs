@@ -6,7 +6,7 @@ use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
 use super::restart::{Event, Row, Seen};
-use super::{compare, logs, micro, peers, ports, servers};
+use super::{compare, logs, micro, peers, ports, servers, services};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
@@ -17,6 +17,7 @@ pub(super) fn write(figures: &Figures) -> Result<(), String> {
     page += &peers::load_figures().map(|figures| peers::text(&figures)).unwrap_or_default();
     page += &ports::load_figures().map(|figures| port_questions(&figures)).unwrap_or_default();
     page += &logs::load_figures().map(|figures| kept_output(&figures)).unwrap_or_default();
+    page += &services::load_figures().map(|figures| services::text(&figures)).unwrap_or_default();
     page += &micro::text();
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

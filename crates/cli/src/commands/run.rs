@@ -132,6 +132,9 @@ pub(super) fn become_guard(
 ) -> Result<ExitCode, Error> {
     let mut config = config.clone();
     let inherited = inherited::wanted(sockets, &mut config);
+    // proc_pid_comm(5): by this name `why`, `free` and people tell our processes from a service's, however the program was called. It is
+    // /proc/self/exe in the background, which makes it "exe".
+    let _ = rustix::thread::set_name(c"stayput");
     let start = Start {
         instance: config.name.clone(),
         directory: runtime.path().to_owned(),

@@ -177,7 +177,9 @@ fn silence() -> Result<(), Error> {
 /// Starts this program again in the background, and waits for what it makes of it.
 fn detach(args: &Args) -> Result<ExitCode, Error> {
     let failed = |error: std::io::Error| Error::new(Kind::Failed, "stayput could not be started in the background").because(&error);
+    // Also when the file was replaced meanwhile. Whoever looks at the process is to read what it is.
     let mut command = Command::new("/proc/self/exe");
+    std::os::unix::process::CommandExt::arg0(&mut command, "stayput");
     command.args(["up", "--detached"]);
     if let Some(file) = &args.file {
         command.arg("--file").arg(file);

@@ -18,15 +18,15 @@ const PROGRAMS: [&str; 3] = ["peer_server.py", "peer_app.py", "peer_server.js"];
 
 /// What is there.
 #[derive(Debug)]
-pub(super) struct Tools {
-    pub(super) dir: PathBuf,
+pub(in super::super) struct Tools {
+    pub(in super::super) dir: PathBuf,
     /// By the name of what was to be installed: why it is not there.
-    pub(super) missing: BTreeMap<String, String>,
+    pub(in super::super) missing: BTreeMap<String, String>,
 }
 
 impl Tools {
     /// Installs what is missing.
-    pub(super) fn install() -> Result<Self, String> {
+    pub(in super::super) fn install() -> Result<Self, String> {
         let dir = assets::dir().join("peers");
         let mut tools = Self { dir, missing: BTreeMap::new() };
         let programs = tools.dir.join("programs");
@@ -96,12 +96,12 @@ impl Tools {
     }
 
     /// A path below the directory, as a word.
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(in super::super) fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
     /// Where the unpacked libraries are.
-    pub(super) fn libraries(&self) -> String {
+    pub(in super::super) fn libraries(&self) -> String {
         let lib = self.dir.join("root/usr/lib");
         let found =
             std::fs::read_dir(&lib).into_iter().flatten().flatten().find(|entry| entry.file_name().to_string_lossy().contains("-linux-"));
