@@ -108,4 +108,23 @@ both_users! {
         report.assert_nothing_lost();
         running.stop();
     }
+
+    /// A bare `--port` holds all addresses; the server's own decides. What waited on ours cannot be given to it: it is reset, and counted.
+    fn a_hold_wider_than_the_server_is_let_go_and_its_losses_are_counted(env) {
+        let port = env.port();
+        let go = env.path("scratch").join("go");
+        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
+        let mut running = env.run("web", &["--port", &port.to_string()], &server(env, "\"127.0.0.1\"", &wait, port));
+        let early = wait::until("the hold", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())).unwrap();
+        running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
+        env.file("go", "");
+        let ready = running.wait_ready();
+        let notes = ready["generations"][0]["notes"].to_string();
+        let wanted = format!("1 waiting connection reset: they waited on 0.0.0.0:{port}, and it listens on 127.0.0.1:{port}");
+        assert!(notes.contains(&wanted) && notes.contains(&format!("--port 127.0.0.1:{port}")), "{ready:#}");
+        assert_eq!(ready["generations"][0]["listeners"][0]["address"], "127.0.0.1", "{ready:#}");
+        assert_eq!(ready["held"].as_array().map(Vec::len), Some(0), "no wider hold is left: {ready:#}");
+        drop(early);
+        running.stop();
+    }
 }

@@ -377,7 +377,7 @@ pub(crate) fn untrapped(errno: i32) -> String {
 }
 
 /// A limit that the kernel does not keep for a generation.
-pub(crate) fn unlimited(generation: u64, file: &str, errno: i32) -> String {
+pub(crate) fn unlimited(file: &str, errno: i32) -> String {
     const ENOENT: i32 = 2;
     const EBUSY: i32 = 16;
     let controller = file.split('.').next().unwrap_or_default();
@@ -386,7 +386,13 @@ pub(crate) fn unlimited(generation: u64, file: &str, errno: i32) -> String {
         EBUSY => format!("processes in stayput's own control group keep {controller} from being enabled"),
         errno => error(errno),
     };
-    format!("generation {generation} runs without its limit {file}: {why}")
+    format!("it runs without its limit {file}: {why}")
+}
+
+/// Connections that waited where the server does not listen.
+pub(crate) fn reset(held: std::net::SocketAddr, own: std::net::SocketAddr, count: u32) -> String {
+    let connections = self::count(count, "waiting connection");
+    format!("{connections} reset: they waited on {held}, and it listens on {own}; declare that (--port {own}), and they are served")
 }
 
 fn error(errno: i32) -> String {

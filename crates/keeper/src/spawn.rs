@@ -133,6 +133,7 @@ impl Keeper {
             copies: spec.copies,
             asked: false,
             served: false,
+            unlimited: unlimited.clone(),
             given: Vec::new(),
         });
         self.commit();
