@@ -14,23 +14,6 @@ fn sim() -> Sim {
 }
 
 #[test]
-fn a_port_is_held_no_wider_than_its_server_listens() {
-    let mut sim = Sim::new(|config| config.ports = vec![address(80)]);
-    let narrow = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-    let held = |sim: &Sim| sim.listeners.values().filter(|l| l.owner.is_none()).map(|l| l.address).collect::<Vec<_>>();
-    sim.deliver();
-    assert_eq!(held(&sim), [address(80)], "nobody knows yet");
-    sim.listens_narrow(1, 80).is_ready(1).is("up 1:serving");
-    let name = sim.service().config.name.clone();
-    sim.stop(&[&name]).dies(1, 0).start(&name).deliver();
-    assert_eq!(held(&sim), [narrow]);
-    // One that listens on all addresses after all is held as it was declared.
-    sim.listens(2, 80).is_ready(2);
-    sim.stop(&[&name]).dies(2, 0).start(&name).deliver();
-    assert_eq!(held(&sim), [address(80)]);
-}
-
-#[test]
 fn a_planned_restart() {
     let mut sim = sim();
     sim.restart().is("up 1:serving 2:starting");
