@@ -373,6 +373,7 @@ impl Reactor {
                     self.note(generation, &say::unlimited(&file, errno));
                 }
             }
+            Meaning::NotHeld { generation, address, ring } => self.note(generation, &say::not_held(address, ring)),
             Meaning::Reset { generation, held, own, count } => self.note(generation, &say::reset(held, own, count)),
             Meaning::Stranger { service, address, inode } => {
                 let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");

@@ -372,7 +372,12 @@ pub(crate) fn command(argv: &[Vec<u8>]) -> String {
 /// Why binds cannot be caught. Installing the filter fails with other errors than reaching into the service does.
 pub(crate) fn untrapped(errno: i32) -> String {
     const EPERM: i32 = 1;
-    let call = if errno == EPERM { "pidfd_getfd" } else { "seccomp" };
+    const EOPNOTSUPP: i32 = 95;
+    let call = match errno {
+        EPERM => "pidfd_getfd",
+        EOPNOTSUPP => return "io_uring: it binds past the filter".to_owned(),
+        _ => "seccomp",
+    };
     format!("{call}: {}", error(errno))
 }
 
@@ -387,6 +392,15 @@ pub(crate) fn unlimited(file: &str, errno: i32) -> String {
         errno => error(errno),
     };
     format!("it runs without its limit {file}: {why}")
+}
+
+/// A listener that passed no trap.
+pub(crate) fn not_held(address: std::net::SocketAddr, ring: bool) -> String {
+    if ring {
+        format!("{address} is not held: it was bound by io_uring, which no filter sees; the port closes in a restart")
+    } else {
+        format!("{address} is not held: the kernel chose the port, or the socket was open before the command began")
+    }
 }
 
 /// Connections that waited where the server does not listen.
