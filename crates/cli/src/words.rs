@@ -239,6 +239,9 @@ fn generation_notes(text: &mut String, generation: &GenerationStatus) {
             &format!("generation {}: open sockets of its declared ports were passed to it; any other port is not held", generation.id),
         );
     }
+    for note in &generation.notes {
+        wrap(text, &format!("generation {}: {}", generation.id, printable(note)));
+    }
     if let Some(ended) = &generation.last_exit {
         wrap(text, &format!("generation {}: its main process {}", generation.id, printable(ended)));
     }
@@ -352,6 +355,7 @@ mod tests {
             holding: Holding::Adopt,
             connections: Measured::NotMeasured,
             last_exit: Some("exited with \u{1b}[31mstatus 1".to_owned()),
+            notes: Vec::new(),
         }
     }
 

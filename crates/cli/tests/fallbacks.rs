@@ -174,3 +174,37 @@ fn without_killable_waits_sockets_are_adopted() {
 fn without_notifications_sockets_are_passed() {
     each_user(&without(&[("seccomp", Some((1, 1 << 3)), EINVAL)]), |env| keeps_its_port(env, Server::Gunicorn, "environment"));
 }
+
+/// Soft and hard limit of open files, as the kernel keeps them.
+fn open_files(pid: u32) -> (String, String) {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+/// The keeper takes as many descriptors as it may have; a service gets what it would have had.
+#[test]
+fn a_raised_limit_of_open_files_is_given_back() {
+    each_user("#!/bin/sh\nulimit -Sn 300\nulimit -Hn 4000\nexec REAL \"$@\"\n", |env| {
+        let mut running = env.run("web", &[], &env.misbehave("trivial", env.port()));
+        let pid = running.ready_pid();
+        let of = |soft: &str, hard: &str| (soft.to_owned(), hard.to_owned());
+        assert_eq!(open_files(pid), of("300", "4000"));
+        assert_eq!(open_files(running.part("keeper")), of("4000", "4000"));
+        running.stop();
+    });
+}
+
+#[test]
+fn too_few_descriptors_are_named_before_anything_starts() {
+    each_user("#!/bin/sh\nulimit -n 40\nexec REAL \"$@\"\n", |env| {
+        let output = env.cli(["run", "--", "true"], PATIENCE);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.starts_with("error: at most 40 files may be open here (RLIMIT_NOFILE)") && said.contains("hint: ulimit -n 1024"),
+            "{said}"
+        );
+    });
+}

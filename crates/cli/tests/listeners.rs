@@ -1,5 +1,5 @@
 //! Listeners that are not as others: what they do, and that they are held, steered and probed all the same.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on fails; one that cannot run says so")]
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -39,6 +39,36 @@ fn server(env: &TestEnv, host: &str, prepare: &str, port: u16) -> Vec<String> {
     let source = SERVER.replace("HOST", host).replace("PREPARE", prepare);
     vec!["python3".to_owned(), env.file("server.py", &source).display().to_string(), port.to_string()]
 }
+
+/// Lets Python bind and listen by `io_uring` (io_uring_setup(2); `IORING_OP_BIND` 56 and `IORING_OP_LISTEN` 57, linux/io_uring.h).
+const BY_RING: &str = r#"
+import ctypes, mmap, struct
+libc = ctypes.CDLL(None, use_errno=True)
+params = ctypes.create_string_buffer(120)
+ring = libc.syscall(425, 4, params)
+assert ring >= 0, os.strerror(ctypes.get_errno())
+sq, cq, entries = struct.unpack_from("=7I", params, 40), struct.unpack_from("=6I", params, 80), struct.unpack_from("=2I", params, 0)
+rings = mmap.mmap(ring, max(sq[6] + 4 * entries[0], cq[5] + 16 * entries[1]))
+sqes = mmap.mmap(ring, 64 * entries[0], offset=0x10000000)
+class ByRing:
+    done = 0
+    def __init__(self, own): self.own = own
+    def call(self, opcode, address, length, offset):
+        sqes[0:64] = struct.pack("=BBHiQQI", opcode, 0, 0, self.own.fileno(), offset, address, length).ljust(64, b"\0")
+        struct.pack_into("=I", rings, sq[6] + 4 * (self.done & (entries[0] - 1)), 0)
+        struct.pack_into("=I", rings, sq[1], self.done + 1)
+        assert libc.syscall(426, ring, 1, 1, 1, None, 0) == 1, os.strerror(ctypes.get_errno())
+        result = struct.unpack_from("=Qi", rings, cq[5] + 16 * (self.done & (entries[1] - 1)))[1]
+        self.done += 1
+        if result < 0: raise OSError(-result, os.strerror(-result))
+    def bind(self, name):
+        raw = struct.pack("=H", socket.AF_INET) + struct.pack(">H", name[1]) + socket.inet_aton(name[0]) + bytes(8)
+        raw = ctypes.create_string_buffer(raw, 16)
+        self.call(56, ctypes.addressof(raw), 0, 16)
+    def listen(self, backlog): self.call(57, 0, backlog, 0)
+    def accept(self): return self.own.accept()
+server = ByRing(server)
+"#;
 
 both_users! {
     /// As Apache's: to the kernel a connection is half open until it has brought data, so nobody could ever be seen accepting a silent one.
@@ -106,6 +136,46 @@ both_users! {
         wait::until_true("the end of the old port", PATIENCE, || TcpStream::connect(("127.0.0.1", old)).is_err()).unwrap();
         let report = Plan::port(new).duration(Duration::from_millis(200)).run().unwrap();
         report.assert_nothing_lost();
+        running.stop();
+    }
+
+    /// A bare `--port` holds all addresses; the server's own decides. What waited on ours cannot be given to it: it is reset, and counted.
+    fn a_hold_wider_than_the_server_is_let_go_and_its_losses_are_counted(env) {
+        let port = env.port();
+        let go = env.path("scratch").join("go");
+        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
+        let mut running = env.run("web", &["--port", &port.to_string()], &server(env, "\"127.0.0.1\"", &wait, port));
+        let early = wait::until("the hold", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())).unwrap();
+        running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
+        env.file("go", "");
+        let ready = running.wait_ready();
+        let notes = ready["generations"][0]["notes"].to_string();
+        let wanted = format!("1 waiting connection reset: they waited on 0.0.0.0:{port}, and it listens on 127.0.0.1:{port}");
+        assert!(notes.contains(&wanted) && notes.contains(&format!("--port 127.0.0.1:{port}")), "{ready:#}");
+        assert_eq!(ready["generations"][0]["listeners"][0]["address"], "127.0.0.1", "{ready:#}");
+        assert_eq!(ready["held"].as_array().map(Vec::len), Some(0), "no wider hold is left: {ready:#}");
+        drop(early);
+        running.stop();
+    }
+
+    /// What `io_uring` binds passes no filter: it is found, named in the status, and restarted like any service whose ports are not held.
+    fn a_bind_by_io_uring_is_found_and_said(env) {
+        if stayput_kernel::uring::supports(stayput_kernel::uring::BIND) != Ok(true) {
+            println!("NOT RUN: this kernel's io_uring does not bind (Linux 6.11 does), or there is none here");
+            return;
+        }
+        let port = env.port();
+        let mut running = env.run("web", &["--soak", "300ms"], &server(env, "\"127.0.0.1\"", BY_RING, port));
+        let service = running.wait_for("the socket that is not held", |service| {
+            service["generations"][0]["notes"].to_string().contains(&format!("127.0.0.1:{port} is not held: it was bound by io_uring"))
+        });
+        assert_eq!(service["generations"][0]["holding"], "plain", "{service:#}");
+        assert!(service["generations"][0]["trap"].to_string().contains("io_uring"), "{service:#}");
+        let first = running.ready_pid();
+        let restart = running.restart(&[]);
+        assert_eq!((restart.code, restart.text("outcome")), (Some(0), "switched"), "{restart:#?}\n{}", running.log());
+        assert_ne!(running.ready_pid(), first);
+        running.wait_answer(port);
         running.stop();
     }
 }

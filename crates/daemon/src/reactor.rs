@@ -128,6 +128,8 @@ pub(crate) struct Reactor {
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) watches: BTreeMap<GenerationId, AbortHandle>,
     pub(crate) outputs: BTreeMap<GenerationId, Output>,
+    /// What is not as it was asked for, of each generation.
+    pub(crate) notes: BTreeMap<GenerationId, Vec<String>>,
     /// Times that are waited for, once there was one.
     pub(crate) schedules: Option<Rc<crate::schedule::Schedules>>,
     /// The service manager, if one is to be told.
@@ -220,6 +222,7 @@ impl Reactor {
             probes: BTreeMap::new(),
             watches: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            notes: BTreeMap::new(),
             schedules: None,
             manager: crate::manager::Manager::from_environment(dump.guard_pid),
             watcher: None,
@@ -372,15 +375,29 @@ impl Reactor {
             }
             Meaning::Forward(signal) => self.forward(signal),
             Meaning::Unlimited { generation, limits } => {
-                let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
                 for (file, errno) in limits {
-                    self.tell(&service, Mark::Trouble, &say::unlimited(generation.0, &file, errno));
+                    self.note(generation, &say::unlimited(&file, errno));
                 }
             }
+            Meaning::NotHeld { generation, address, ring } => self.note(generation, &say::not_held(address, ring)),
+            Meaning::Reset { generation, held, own, count } => self.note(generation, &say::reset(held, own, count)),
             Meaning::Stranger { service, address, inode } => {
                 let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
                 self.tell(&service, Mark::Trouble, &text);
             }
+        }
+    }
+
+    /// Told once, and in the status as long as the generation is.
+    fn note(&mut self, generation: GenerationId, text: &str) {
+        let service = self.world.service_of(generation).map(|service| service.config.name.clone()).unwrap_or_default();
+        let present: std::collections::BTreeSet<GenerationId> =
+            self.world.services.values().flat_map(|service| service.generations.keys().copied()).collect();
+        self.notes.retain(|generation, _| present.contains(generation));
+        let notes = self.notes.entry(generation).or_default();
+        if notes.iter().all(|note| note != text) {
+            notes.push(text.to_owned());
+            self.tell(&service, Mark::Trouble, &format!("generation {generation}: {text}"));
         }
     }
 

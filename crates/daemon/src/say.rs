@@ -382,12 +382,17 @@ pub(crate) fn command(argv: &[Vec<u8>]) -> String {
 /// Why binds cannot be caught. Installing the filter fails with other errors than reaching into the service does.
 pub(crate) fn untrapped(errno: i32) -> String {
     const EPERM: i32 = 1;
-    let call = if errno == EPERM { "pidfd_getfd" } else { "seccomp" };
+    const EOPNOTSUPP: i32 = 95;
+    let call = match errno {
+        EPERM => "pidfd_getfd",
+        EOPNOTSUPP => return "io_uring: it binds past the filter".to_owned(),
+        _ => "seccomp",
+    };
     format!("{call}: {}", error(errno))
 }
 
 /// A limit that the kernel does not keep for a generation.
-pub(crate) fn unlimited(generation: u64, file: &str, errno: i32) -> String {
+pub(crate) fn unlimited(file: &str, errno: i32) -> String {
     const ENOENT: i32 = 2;
     const EBUSY: i32 = 16;
     let controller = file.split('.').next().unwrap_or_default();
@@ -396,7 +401,22 @@ pub(crate) fn unlimited(generation: u64, file: &str, errno: i32) -> String {
         EBUSY => format!("processes in stayput's own control group keep {controller} from being enabled"),
         errno => error(errno),
     };
-    format!("generation {generation} runs without its limit {file}: {why}")
+    format!("it runs without its limit {file}: {why}")
+}
+
+/// A listener that passed no trap.
+pub(crate) fn not_held(address: std::net::SocketAddr, ring: bool) -> String {
+    if ring {
+        format!("{address} is not held: it was bound by io_uring, which no filter sees; the port closes in a restart")
+    } else {
+        format!("{address} is not held: the kernel chose the port, or the socket was open before the command began")
+    }
+}
+
+/// Connections that waited where the server does not listen.
+pub(crate) fn reset(held: std::net::SocketAddr, own: std::net::SocketAddr, count: u32) -> String {
+    let connections = self::count(count, "waiting connection");
+    format!("{connections} reset: they waited on {held}, and it listens on {own}; declare that (--port {own}), and they are served")
 }
 
 fn error(errno: i32) -> String {

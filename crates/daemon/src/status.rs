@@ -120,7 +120,7 @@ impl Reactor {
                 .generations
                 .values()
                 .rev()
-                .map(|generation| generation_status(service, generation, of(generation.id), &listener))
+                .map(|generation| generation_status(service, generation, of(generation.id), &listener, self.notes.get(&generation.id)))
                 .collect(),
             held: service.listeners.values().filter(|facts| facts.owner.is_none()).map(listener).collect(),
             ledger: service.ledgers.back().map(ledger),
@@ -279,6 +279,7 @@ fn generation_status(
     generation: &Generation,
     connections: Measured,
     listener: &impl Fn(&ListenerFacts) -> ListenerStatus,
+    notes: Option<&Vec<String>>,
 ) -> GenerationStatus {
     GenerationStatus {
         id: generation.id.0,
@@ -294,6 +295,7 @@ fn generation_status(
         holding: holding(service, generation),
         connections,
         last_exit: generation.main.status().map(say::ended),
+        notes: notes.cloned().unwrap_or_default(),
     }
 }
 

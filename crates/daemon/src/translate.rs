@@ -190,6 +190,10 @@ pub(crate) enum Meaning {
     Forward(i32),
     /// Limits that are not in force.
     Unlimited { generation: GenerationId, limits: Vec<(String, i32)> },
+    /// Connections that waited where a generation does not listen.
+    Reset { generation: GenerationId, held: std::net::SocketAddr, own: std::net::SocketAddr, count: u32 },
+    /// A listener that is not held.
+    NotHeld { generation: GenerationId, address: std::net::SocketAddr, ring: bool },
     /// Somebody shares a port.
     Stranger { service: String, address: std::net::SocketAddr, inode: u32 },
 }
@@ -212,6 +216,10 @@ pub(crate) fn event(event: keeper::Event) -> Meaning {
         From::Signalled { signal: signal @ (USR1 | USR2), .. } => return Meaning::Forward(signal),
         From::Signalled { signal, .. } => Event::Shutdown { way: StopWay::Gentle, signal: Some(signal) },
         From::Unlimited { generation, limits } => return Meaning::Unlimited { generation: from_keeper(generation), limits },
+        From::Reset { generation, held, own, count } => return Meaning::Reset { generation: from_keeper(generation), held, own, count },
+        From::NotHeld { generation, address, ring, inode: _ } => {
+            return Meaning::NotHeld { generation: from_keeper(generation), address, ring };
+        }
         From::Stranger { service, address, inode } => return Meaning::Stranger { service, address, inode },
     })
 }

@@ -129,7 +129,7 @@ impl Keeper {
             answer_of(self.join(newcomer).map(|_| ()))
         };
         if answer == Answer::Success {
-            self.release_unequal_holds(&service, &key);
+            self.release_unequal_holds(generation, &service, &key);
             self.release_own_probes(generation, &key);
             if let Some(generation) = self.state.generation_mut(generation) {
                 generation.given.retain(|(given, _, _)| *given != inode);

@@ -15,6 +15,7 @@ use stayput_kernel::process;
 use stayput_kernel::seccomp::{self, Answer, Call, Notification};
 use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
 use stayput_kernel::table::TableFd;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 /// Whether a call is answered for the first time, or was begun by a keeper that died.
@@ -339,7 +340,7 @@ impl Keeper {
         let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog, binder };
         let result = self.join(newcomer).map(|_| ());
         if result.is_ok() {
-            self.release_unequal_holds(&service, &key);
+            self.release_unequal_holds(generation, &service, &key);
             self.release_own_probes(generation, &key);
         }
         Ok(answer_of(result))
@@ -359,16 +360,20 @@ impl Keeper {
 
     /// The server listens elsewhere than where the port was held for it (another address or family): a socket wider than
     /// what it asked for is never handed over. Its own is held from now on, ours is let go.
-    pub(crate) fn release_unequal_holds(&mut self, service: &str, key: &Key) {
+    pub(crate) fn release_unequal_holds(&mut self, generation: GenerationId, service: &str, key: &Key) {
         let unequal = |listener: &&Listener| {
             listener.service == service
                 && listener.origin == Origin::Held
                 && listener.key.address.port() == key.address.port()
                 && listener.key != *key
         };
-        let unequal: Vec<ListenerId> = self.state.listeners.iter().filter(unequal).map(|listener| listener.id).collect();
-        for id in unequal {
-            self.release(id);
+        let unequal: Vec<(ListenerId, SocketAddr, bool)> =
+            self.state.listeners.iter().filter(unequal).map(|listener| (listener.id, listener.key.address, listener.shut)).collect();
+        for (id, held, shut) in unequal {
+            let count = self.release(id);
+            if count > 0 && !shut {
+                self.tell(Event::Reset { generation, held, own: key.address, count });
+            }
         }
     }
 

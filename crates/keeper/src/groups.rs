@@ -47,6 +47,7 @@ impl Keeper {
             owner: newcomer.owner,
             last_owner: newcomer.owner,
             origin: newcomer.origin,
+            shut: newcomer.backlog == 0 && newcomer.owner.is_none(),
             binder: newcomer.binder.map(TableFd::keep),
         });
         let result = if self.state.group(&service, &key).is_none() {

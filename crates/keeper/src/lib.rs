@@ -25,3 +25,4 @@ mod state;
 mod steering;
 mod strangers;
 mod tree;
+mod unheld;

@@ -351,6 +351,28 @@ pub enum Event {
         /// For `SIGHUP`: the terminal went away.
         hangup: bool,
     },
+    /// The generation has a listener that was not caught: it is not held. Told at each look.
+    NotHeld {
+        /// Whose.
+        generation: GenerationId,
+        /// Where it listens.
+        address: SocketAddr,
+        /// The socket.
+        inode: u32,
+        /// A process of it has an `io_uring`, with which one can bind past the filter.
+        ring: bool,
+    },
+    /// The generation listens elsewhere than where the port was held for it, so what waited there could not be given to it and was reset.
+    Reset {
+        /// Who listens.
+        generation: GenerationId,
+        /// Where the port was held.
+        held: SocketAddr,
+        /// Where the generation listens.
+        own: SocketAddr,
+        /// Connections that waited.
+        count: u32,
+    },
     /// A same-user socket of a process that is not of this service shares or shadows the port.
     Stranger {
         /// Whose port.

@@ -254,6 +254,9 @@ impl Keeper {
             if let (true, Some(trap)) = (generation.executed, generation.trap) {
                 self.tell(Event::Executed { generation: generation.id, trap });
             }
+            if !generation.unlimited.is_empty() {
+                self.tell(Event::Unlimited { generation: generation.id, limits: generation.unlimited.clone() });
+            }
             if let Some((stage, errno)) = generation.exec_failed {
                 self.tell(Event::ExecFailed { generation: generation.id, stage, errno });
             }

@@ -133,6 +133,7 @@ impl Keeper {
             copies: spec.copies,
             asked: false,
             served: false,
+            unlimited: unlimited.clone(),
             given: Vec::new(),
         });
         self.commit();
@@ -269,6 +270,9 @@ impl Keeper {
                         (None, None) => None, // killed before it came that far: its exit says the rest
                     };
                     report.close();
+                    if matches!(event, Some(Event::Executed { .. })) {
+                        self.look_later(id);
+                    }
                     if let Some(event) = event {
                         self.tell(event);
                     }

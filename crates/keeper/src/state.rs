@@ -100,6 +100,8 @@ pub(crate) struct Generation {
     pub(crate) asked: bool,
     /// New connections were steered to it.
     pub(crate) served: bool,
+    /// Limits that are not in force: interface file and error number.
+    pub(crate) unlimited: Vec<(String, i32)>,
     /// Sockets of ours that were put in the place of its own and that it does not listen on yet, with their inodes.
     pub(crate) given: Vec<(u32, Key, TableFd)>,
 }
@@ -124,6 +126,8 @@ pub(crate) struct Listener {
     pub(crate) owner: Option<GenerationId>,
     pub(crate) last_owner: Option<GenerationId>,
     pub(crate) origin: Origin,
+    /// Its queue holds nothing but a connection of our own, which keeps everybody else out.
+    pub(crate) shut: bool,
     /// The process that bound it, watched if it is not the main process: when it ends, somebody else may have the socket, or nobody.
     pub(crate) binder: Option<TableFd>,
 }

@@ -46,10 +46,19 @@ impl Keeper {
 
 /// All TCP listeners on a port, of whomever.
 pub(crate) fn listening_on(port: u16) -> Vec<Socket> {
+    listeners(|query| query.port(port))
+}
+
+/// All TCP listeners.
+pub(crate) fn listening() -> Vec<Socket> {
+    listeners(|query| query)
+}
+
+fn listeners(narrow: impl Fn(Query) -> Query) -> Vec<Socket> {
     let Ok(mut diag) = SockDiag::open() else { return Vec::new() };
     let mut found = Vec::new();
     for family in Family::ALL {
-        let query = Query::new(family, Protocol::Tcp, States::LISTEN).port(port);
+        let query = narrow(Query::new(family, Protocol::Tcp, States::LISTEN));
         // What cannot be listed cannot be told of; nothing else depends on it.
         if let Ok((sockets, _)) = diag.sockets(&query) {
             found.extend(sockets);

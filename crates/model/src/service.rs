@@ -126,6 +126,8 @@ pub struct Service {
     pub previous: Option<Box<ServiceConfig>>,
     /// Addresses that it no longer declares: they are not held for a successor.
     pub(crate) dropped: BTreeSet<SocketAddr>,
+    /// By port: where the server itself listens, although the port was declared for all addresses. It is held there, and no wider.
+    pub(crate) learned: BTreeMap<u16, SocketAddr>,
     /// Restarts for its health, and before when there is not to be another one.
     pub(crate) sick: Backoff,
     pub(crate) sick_until: Option<Mono>,
@@ -188,6 +190,7 @@ impl Service {
             removed: false,
             previous: None,
             dropped: BTreeSet::new(),
+            learned: BTreeMap::new(),
             sick: Backoff::new(!seed),
             sick_until: None,
             asked: Asked::default(),

@@ -526,6 +526,10 @@ pub struct GenerationStatus {
     pub connections: Measured,
     /// How its main process ended, if it has, as a sentence without a full stop.
     pub last_exit: Option<String>,
+    /// What is not as it was asked for, each a sentence without a full stop: a limit that is not in force, connections that a hold wider than its
+    /// own socket could not give it.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A listening socket.

@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let env = environment();
     preflight::command(&args.command[0])?;
     preflight::size(&service.argv, &env)?;
+    preflight::descriptors()?;
     for port in &service.ports {
         preflight::port(port, "--port ")?;
     }

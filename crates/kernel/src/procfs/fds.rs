@@ -92,6 +92,14 @@ impl Proc {
         Ok(found)
     }
 
+    /// Whether a process has an io_uring; false if that cannot be seen.
+    pub fn has_uring(&self, pid: Pid) -> bool {
+        let mut found = false;
+        // What could not be read to its end was seen as far as it was.
+        let _ = self.scan_fds(pid).map(|scan| scan.links(|_, link| found |= link == b"anon_inode:[io_uring]"));
+        found
+    }
+
     /// Inodes of sockets that are registered with an io_uring of this process: open even when no fd is.
     ///
     /// # Errors

@@ -69,6 +69,22 @@ fn what_is_started_only_waits_for_the_start() {
 }
 
 #[test]
+fn a_port_is_held_no_wider_than_its_server_listens() {
+    let mut sim = Sim::host(vec![service("web", |config| config.ports = vec![address(80)])]);
+    let narrow = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+    let held = |sim: &Sim| sim.listeners.values().filter(|l| l.owner.is_none()).map(|l| l.address).collect::<Vec<_>>();
+    sim.deliver();
+    assert_eq!(held(&sim), [address(80)], "nobody knows yet");
+    sim.listens_narrow(1, 80).is_ready(1).are("web: up 1:serving");
+    sim.stop(&["web"]).are("web: down").start("web").deliver();
+    assert_eq!(held(&sim), [narrow]);
+    // One that listens on all addresses after all is held as it was declared.
+    sim.listens(2, 80).is_ready(2).are("web: up 2:serving");
+    sim.stop(&["web"]).are("web: down").start("web").deliver();
+    assert_eq!(held(&sim), [address(80)]);
+}
+
+#[test]
 fn a_dependency_that_crashes_or_is_stopped_disturbs_nobody_who_runs() {
     let mut sim = Sim::host(stack());
     sim.serves("db", 5432).ends("migrate", 0).serves("web", 80).seconds(20);

@@ -511,6 +511,20 @@ impl Sim {
         self
     }
 
+    /// It listens on 127.0.0.1, whatever is held for it; as the keeper does, that is let go.
+    pub(super) fn listens_narrow(&mut self, n: u64, port: u16) -> &mut Self {
+        let service = self.procs[&Self::id(n)].service.clone();
+        let held: Vec<ListenerId> =
+            self.listeners.values().filter(|l| l.owner.is_none() && l.address.port() == port).map(|l| l.id).collect();
+        self.make(&service, SocketAddr::from(([127, 0, 0, 1], port)), Some(Self::id(n)), Origin::Adopted, true);
+        for id in held {
+            self.listeners.remove(&id);
+            self.queue.push_back(Event::ListenerGone { listener: id });
+        }
+        self.deliver();
+        self
+    }
+
     pub(super) fn is_ready(&mut self, n: u64) -> &mut Self {
         self.tell(Event::Ready { generation: Self::id(n), evidence: "test".to_owned() });
         self

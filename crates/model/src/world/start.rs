@@ -1,7 +1,7 @@
 //! How a generation comes to serve: asked for, forked, executed, listening, ready. And how that fails.
 
 use crate::config::{Mode, Readiness, RestartPolicy};
-use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId};
+use crate::event::{Effect, ExecFailure, ExitStatus, GenerationId, ListenerFacts, ListenerId, Origin};
 use crate::generation::{Drain, Generation, Main, Phase, Trap, Way};
 use crate::ledger::{Failure, Outcome, Unequal};
 use crate::notice::{StopReason, What};
@@ -54,7 +54,28 @@ impl Service {
     /// The declared addresses that are not held.
     pub(crate) fn not_held(&self) -> BTreeMap<SocketAddr, bool> {
         let held = |address: &SocketAddr| self.listeners.values().any(|listener| listener.address == *address);
-        self.config.ports.iter().filter(|address| !held(address)).map(|address| (*address, false)).collect()
+        let learned = |address: &SocketAddr| match self.learned.get(&address.port()) {
+            Some(learned) if address.ip().is_unspecified() => *learned,
+            _ => *address,
+        };
+        self.config.ports.iter().map(learned).filter(|address| !held(address)).map(|address| (address, false)).collect()
+    }
+
+    /// The address that the server itself binds decides where its port is held from now on: a hold that is wider than that could not be handed
+    /// over.
+    fn learn(&mut self, facts: &ListenerFacts) {
+        let port = facts.address.port();
+        let of_all = |address: &SocketAddr| address.port() == port && address.ip().is_unspecified();
+        if self.config.ports.contains(&facts.address) {
+            self.learned.remove(&port);
+        } else if matches!(facts.origin, Origin::Adopted | Origin::Given)
+            && self.config.ports.iter().any(of_all)
+            // A hold of ours would take IPv4 as well.
+            && !(facts.v6only && facts.address.ip().is_unspecified())
+            && !self.listeners.values().any(|other| other.owner == facts.owner && self.config.ports.contains(&other.address))
+        {
+            self.learned.insert(port, facts.address);
+        }
     }
 
     /// Nothing that it starts after is in the way.
@@ -250,6 +271,7 @@ impl Service {
             return;
         }
         self.listened = true;
+        self.learn(facts);
         let Some(generation) = self.generations.get(&owner) else { return };
         let (main, phase) = (generation.main, &generation.phase);
         let what =

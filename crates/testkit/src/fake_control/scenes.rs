@@ -101,6 +101,7 @@ pub(super) fn generation(id: u64, phase: GenerationPhase, port: u16, connections
         trap: TrapStatus::Active,
         connections: Measured::Count(connections),
         last_exit: None,
+        notes: Vec::new(),
     }
 }
 

@@ -11,6 +11,22 @@ use std::path::{Path, PathBuf};
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
+/// An instance with one service needs some forty descriptors, in a restart some ten more.
+const DESCRIPTORS: u64 = 64;
+
+/// Refuses to begin with fewer descriptors than an instance needs.
+pub(super) fn descriptors() -> Result<(), Error> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    match limit {
+        Some(limit) if limit < DESCRIPTORS => {
+            let what = format!("at most {limit} files may be open here (RLIMIT_NOFILE); stayput needs {DESCRIPTORS}");
+            Err(Error::new(Kind::BadInput, what)
+                .hint("ulimit -n 1024, or LimitNOFILE=1024 of the systemd unit, or docker run --ulimit nofile=1024"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a command that cannot be executed: not found (naming where it was looked for), a directory, not executable.
 pub(super) fn command(command: &OsStr) -> Result<(), Error> {
     let here = std::env::current_dir().unwrap_or_default();
