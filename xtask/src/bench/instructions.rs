@@ -67,6 +67,16 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
     }
 }
 
+/// The section of the page; empty if none were accepted.
+pub(super) fn text() -> String {
+    let Ok(text) = std::fs::read_to_string(accepted_path()) else { return String::new() };
+    format!(
+        "## Instructions\n\n`cargo xtask bench instructions`, by callgrind: what was accepted last. The same on a busy machine as on an idle one; a test run fails at \
+         {TOLERANCE_PERCENT} % more.\n\n```\n{}\n```\n\n",
+        text.trim_end()
+    )
+}
+
 /// The table, and what is wrong with it.
 fn compare(counted: &[(u64, &str)], accepted: &[(u64, &str)]) -> (String, Vec<String>) {
     let (mut table, mut worse) = (format!("{:>12} {:>12} {:>8}  instructions of\n", "now", "accepted", ""), Vec::new());

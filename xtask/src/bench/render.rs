@@ -6,7 +6,7 @@ use super::Figures;
 use super::contestant::Contestant;
 use super::costs::{PARTS, Spread};
 use super::restart::{Event, Row, Seen};
-use super::{compare, logs, micro, peers, ports, servers, services};
+use super::{compare, instructions, logs, micro, peers, ports, servers, services};
 use crate::setup::workspace;
 
 pub(super) fn write(figures: &Figures) -> Result<(), String> {
@@ -19,6 +19,7 @@ pub(super) fn write(figures: &Figures) -> Result<(), String> {
     page += &logs::load_figures().map(|figures| kept_output(&figures)).unwrap_or_default();
     page += &services::load_figures().map(|figures| services::text(&figures)).unwrap_or_default();
     page += &micro::text();
+    page += &instructions::text();
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
