@@ -1,6 +1,7 @@
 //! Tasks that run at their times. A schedule has minutes, so one test waits for the next one and looks at everything that happens then.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
@@ -29,7 +30,7 @@ command = 'true'
 schedule = '0 0 30 2 *'
 
 [service.missing]
-command = './not-there'
+command = './removed'
 schedule = '* * * * *'
 ";
 
@@ -56,7 +57,11 @@ fn kill_daemon(upped: &Upped<'_>) {
 both_users! {
 fn a_task_runs_at_its_minute_once_whatever_happens_to_the_daemon(env) {
     let before = wall_ms();
+    // There when all is checked, and gone when its time comes.
+    let removed = env.file("removed", "#!/bin/sh\n");
+    std::fs::set_permissions(&removed, std::fs::Permissions::from_mode(0o755)).unwrap();
     let upped = env.up(CONFIG);
+    std::fs::remove_file(&removed).unwrap();
     let tick = upped.wait_for("tick", "its next run", |service| next_run(service).is_some());
     let due = next_run(&tick).unwrap();
     assert_eq!(due % 60_000, 0, "on the minute: {tick}");

@@ -156,7 +156,12 @@ impl Reactor {
         // What the configuration says is not to be started is started only by its own name.
         services.retain(|name| !self.world.services[name].config.disabled || patterns.is_empty() || named.contains(&name));
         self.not_ending()?;
-        let down: Vec<String> = services.iter().filter(|name| self.world.services[*name].target == Target::Down).cloned().collect();
+        // A task that is up waits for its time or has had its run: by its own name it is asked to run now.
+        let is_asked_for = |name: &&String| {
+            let service = &self.world.services[*name];
+            service.target == Target::Down || (service.is_task() && named.contains(name))
+        };
+        let down: Vec<String> = services.iter().filter(is_asked_for).cloned().collect();
         if !down.is_empty() {
             self.requested("start", "", &down, answers);
         }
