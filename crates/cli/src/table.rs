@@ -26,12 +26,12 @@ struct Column {
 const COLUMNS: [Column; 10] = [
     Column { title: "SERVICE", number: false, goes: 0 },
     Column { title: "STATE", number: false, goes: 0 },
-    Column { title: "PLAC", number: false, goes: 2 },
+    Column { title: "PLAC", number: false, goes: 5 },
     Column { title: "PORTS", number: false, goes: 0 },
     Column { title: "NEW/OLD", number: true, goes: 6 },
-    Column { title: "RST", number: true, goes: 5 },
-    Column { title: "MEM", number: true, goes: 4 },
-    Column { title: "CPU", number: true, goes: 3 },
+    Column { title: "RST", number: true, goes: 4 },
+    Column { title: "MEM", number: true, goes: 3 },
+    Column { title: "CPU", number: true, goes: 2 },
     Column { title: "UP", number: true, goes: 7 },
     Column { title: "LAST EXIT", number: false, goes: 1 },
 ];
