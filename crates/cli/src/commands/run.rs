@@ -125,6 +125,22 @@ pub(super) fn listen(runtime: RuntimeDir) -> Result<(RuntimeDir, OwnedFd), Error
     }
 }
 
+/// Open files without which no part of stayput can start: it would be there, hold its lock, and answer nobody.
+const LEAST_DESCRIPTORS: u64 = 64;
+
+/// What is missing later, for one more service or generation, is told by its start.
+fn enough_descriptors() -> Result<(), Error> {
+    // getrlimit(2): `None` is no limit. The soft one is raised to it.
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum {
+        Some(limit) if limit < LEAST_DESCRIPTORS => Err(Error::new(
+            Kind::BadInput,
+            format!("at most {limit} open files are allowed here, and stayput needs {LEAST_DESCRIPTORS}, and more with each service"),
+        )
+        .hint("ulimit -Hn says how many; whoever started this shell, container or unit has set it (LimitNOFILE= of a unit)")),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn become_guard(
     runtime: RuntimeDir,
     control: OwnedFd,
@@ -133,6 +149,7 @@ pub(super) fn become_guard(
 ) -> Result<ExitCode, Error> {
     let mut config = config.clone();
     let inherited = inherited::wanted(sockets, &mut config);
+    enough_descriptors()?;
     // proc_pid_comm(5): by this name `why`, `free` and people tell our processes from a service's, however the program was called. It is
     // /proc/self/exe in the background, which makes it "exe".
     let _ = rustix::thread::set_name(c"stayput");
