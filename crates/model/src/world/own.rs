@@ -18,8 +18,9 @@ pub(super) struct Wanted {
 }
 
 impl World {
-    /// Whether an event shows it.
+    /// Whether an event shows it; nobody asks where there is no dashboard.
     pub(super) fn wanted(&self, event: &Event) -> Option<Wanted> {
+        self.dashboard.as_ref()?;
         match event {
             Event::Listener(facts) if facts.owner.is_some() => {
                 Some(Wanted { service: facts.service.clone(), address: facts.address, taken: false })
@@ -46,9 +47,9 @@ impl World {
     /// Moves the dashboard away from what is wanted. From a port that somebody outside has it goes only if nobody said that it is to be there:
     /// one that was asked for is waited for.
     pub(super) fn give_way(&mut self, wanted: &Wanted, now: Mono, effects: &mut Vec<Effect>) {
+        let Some(dashboard) = &self.dashboard else { return };
         let Some(own) = self.services.values().find(|service| service.config.own && !service.removed) else { return };
         let (name, is_own) = (own.config.name.clone(), own.config.name == wanted.service);
-        let Some(dashboard) = &self.dashboard else { return };
         if self.is_ending() || !own.config.ports.iter().any(|port| clash(port, &wanted.address)) {
             return;
         }
