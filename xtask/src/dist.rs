@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: binaries that people can copy. Static, in release profile, each beside the licences of what is in it, in
+//! `cargo xtask dist`: binaries that people can copy. Static, in the profile `dist`, each beside the licences of what is in it, in
 //! `target/dist/stayput-VERSION-TARGET/`. The one for this machine is shown to run in an empty root.
 //!
 //! It refuses to pass on a binary that is not static, too large, or that was not shown to run.
@@ -43,10 +43,11 @@ pub(crate) fn run() -> Result<ExitCode, String> {
             continue;
         }
         let binary = build(target)?;
-        check(&binary)?;
         let place = place(target)?;
         let copy = place.join("stayput");
-        copy_file(&binary, &copy)?;
+        is_static(&binary)?;
+        strip(target, &binary, &copy)?;
+        is_small(&copy)?;
         licences::write(target.triple, target.libc, &place)?;
         // What this machine's kernel can execute.
         if target.triple.split('-').next() == host.split('-').next() {
@@ -74,10 +75,10 @@ fn can_build(target: &Target, sysroot: &Path) -> Result<(), String> {
 
 fn build(target: &Target) -> Result<PathBuf, String> {
     let dir = workspace().join("target/dist-build");
-    println!("dist: building {} (release)", target.triple);
+    println!("dist: building {} (profile dist: minutes)", target.triple);
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args(["build", "--release", "--locked", "--package", "stayput", "--target", target.triple, "--target-dir"])
+        .args(["build", "--profile", "dist", "--locked", "--package", "stayput", "--target", target.triple, "--target-dir"])
         .arg(&dir)
         .current_dir(workspace())
         // With --target it applies to the program alone, not to build scripts and macros.
@@ -86,17 +87,25 @@ fn build(target: &Target) -> Result<PathBuf, String> {
         command.env(format!("CARGO_TARGET_{}_LINKER", target.triple.to_uppercase().replace('-', "_")), linker);
     }
     checked(&mut command)?;
-    Ok(dir.join(target.triple).join("release/stayput"))
+    Ok(dir.join(target.triple).join("dist/stayput"))
 }
 
-/// Static, and small enough.
-fn check(binary: &Path) -> Result<(), String> {
+fn is_static(binary: &Path) -> Result<(), String> {
     let bytes = std::fs::read(binary).map_err(|error| format!("cannot read {}: {error}", binary.display()))?;
     if wants_an_interpreter(&bytes).ok_or_else(|| format!("{} is no 64-bit ELF file", binary.display()))? {
         return Err(format!("{} is not static: it asks for a dynamic linker", binary.display()));
     }
-    needs_no_name_service(&bytes).map_err(|why| format!("{}: {why}", binary.display()))?;
-    let size = bytes.len() as u64;
+    needs_no_name_service(&bytes).map_err(|why| format!("{}: {why}", binary.display()))
+}
+
+/// Copies it without the symbol table, which only the checks need.
+fn strip(target: &Target, from: &Path, to: &Path) -> Result<(), String> {
+    let cross = target.linker.and_then(|linker| linker.strip_suffix("gcc")).unwrap_or_default();
+    checked(Command::new(format!("{cross}strip")).arg("-o").args([to, from]))
+}
+
+fn is_small(binary: &Path) -> Result<(), String> {
+    let size = std::fs::metadata(binary).map_err(|error| format!("cannot read {}: {error}", binary.display()))?.len();
     if size > LARGEST {
         return Err(format!("{} has {size} bytes; at most {LARGEST} are wanted", binary.display()));
     }

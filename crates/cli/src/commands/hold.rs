@@ -36,7 +36,7 @@ pub(crate) struct ReleaseArgs {
 
 #[derive(Debug, clap::Args)]
 struct What {
-    /// PORT (hold: of every IPv4 address; release: of any), ADDRESS:PORT or [ADDRESS]:PORT
+    /// PORT (hold: of every IPv4 address; release: of any) or ADDRESS:PORT
     #[arg(value_name = "PORT|ADDRESS")]
     address: String,
     /// For which service [default: the only one; release: whoever holds it]
