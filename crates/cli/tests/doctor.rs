@@ -91,7 +91,7 @@ both_users! {
         let faults = [
             ("seccomp:error=EINVAL", "trap", &["P1", "P2", "P3", "P4"][..]),
             ("seccomp:error=EBUSY", "trap", &["P1", "P2", "P3", "P4"]),
-            ("pidfd_getfd:error=EPERM", "duplicate", &["P1", "P2", "P3", "P4"]),
+            ("pidfd_getfd:error=EPERM", "duplicate", &["P1", "P2"]),
             ("process_vm_readv:error=EPERM", "read", &["P1", "P2", "P3", "P4"]),
             ("clone:error=EPERM", "clone", &["P1", "P2", "P3", "P4", "P5"]),
             // Only this path: strace itself starts the program by another.

@@ -48,7 +48,8 @@ impl Running {
         let failed = |error| Error::Start(log.display().to_string(), error);
         let file = File::options().create(true).append(true).open(log).map_err(failed)?;
         let mut command = Command::new(place.server());
-        command.args([story::NAME, "tied", "--"]).args(words).stdin(Stdio::null()).stderr(file);
+        let us = std::process::id().to_string();
+        command.args([story::NAME, "tied", "--parent", &us, "--"]).args(words).stdin(Stdio::null()).stderr(file);
         for (name, value) in environment {
             command.env(name, value);
         }

@@ -164,8 +164,8 @@ pub fn worker(descriptor: i32, tied: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Becomes `command`, which gets SIGTERM when the thread that started us ends.
-pub fn tied(command: &[std::ffi::OsString]) -> std::io::Error {
+/// Becomes `command`, which gets SIGTERM when the thread of `parent` that started us ends.
+pub fn tied(parent: i32, command: &[std::ffi::OsString]) -> std::io::Error {
     use std::os::unix::process::CommandExt as _;
     let Some((program, arguments)) = command.split_first() else {
         return std::io::Error::other("no command");
@@ -173,6 +173,10 @@ pub fn tied(command: &[std::ffi::OsString]) -> std::io::Error {
     // It survives execve(2) of an ordinary program (prctl(2)).
     if let Err(errno) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
         return errno.into();
+    }
+    // One that ended before the call sends nothing any more.
+    if rustix::process::getppid().is_none_or(|now| now.as_raw_nonzero().get() != parent) {
+        return std::io::Error::other("who started this is gone");
     }
     Command::new(program).args(arguments).exec()
 }

@@ -50,6 +50,8 @@ enum Role {
     },
     /// Any program, which ends with us
     Tied {
+        #[arg(long)]
+        parent: i32,
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<OsString>,
     },
@@ -95,9 +97,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             Ok(())
         }
         Role::Worker { fd, tied } => story::worker(*fd, *tied),
-        Role::Tied { command } => {
+        Role::Tied { parent, command } => {
             let program = command.first().map_or_else(String::new, |program| program.display().to_string());
-            return Err(Error::new(Kind::Failed, format!("cannot execute {program}")).because(&story::tied(command)));
+            return Err(Error::new(Kind::Failed, format!("cannot execute {program}")).because(&story::tied(*parent, command)));
         }
     };
     Ok(match played {
