@@ -33,6 +33,7 @@ const ORIGIN: Record<Listener["origin"], string> = {
   swapped: "a held socket, put in the place of the server's own",
   held: "held here, no generation has it yet",
   passed: "held here, and given to the generation when it was started",
+  given: "a socket of ours in the place of the server's own, which may not be looked into",
 };
 
 function release(row: PortRow) {
