@@ -3,26 +3,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
 use stayput_testkit::both_users;
-use stayput_testkit::env::TestEnv;
+use stayput_testkit::env::{TestEnv, stayput, succeeds};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Its exit code and what it said.
-fn stayput(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = env.cli(arguments, PATIENCE);
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-fn succeeds(env: &TestEnv, arguments: &[&str]) -> String {
-    let (code, out, err) = stayput(env, arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
-    out
-}
 
 fn json(env: &TestEnv, arguments: &[&str]) -> Value {
     serde_json::from_str(&succeeds(env, arguments)).unwrap()

@@ -4,29 +4,16 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use stayput_testkit::env::TestEnv;
+use stayput_testkit::env::{TestEnv, stayput, succeeds};
 use stayput_testkit::{both_users, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HEAD: &str = "name = 'shop'\ndashboard = false\n";
-
-/// Its exit code and what it said.
-fn stayput(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = env.cli(arguments, PATIENCE);
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-fn succeeds(env: &TestEnv, arguments: &[&str]) -> String {
-    let (code, out, err) = stayput(env, arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
-    out
-}
 
 fn json(env: &TestEnv, arguments: &[&str]) -> Value {
     serde_json::from_str(&succeeds(env, arguments)).unwrap()

@@ -3,11 +3,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use stayput_testkit::env::TestEnv;
+use stayput_testkit::env::{TestEnv, stayput, succeeds};
 use stayput_testkit::{both_users, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,18 +27,6 @@ after = ['api']
 soak = '100ms'
 "
     )
-}
-
-/// Its exit code and what it said.
-fn stayput(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = env.cli(arguments, PATIENCE);
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-fn succeeds(env: &TestEnv, arguments: &[&str]) -> String {
-    let (code, out, err) = stayput(env, arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
-    out
 }
 
 fn service(env: &TestEnv, name: &str) -> Value {

@@ -9,23 +9,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use stayput_testkit::env::{TestEnv, User};
+use stayput_testkit::env::{TestEnv, User, stayput, succeeds};
 use stayput_testkit::load::{Expect, Plan};
 use stayput_testkit::{both_users, process, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Its exit code and what it said.
-fn stayput(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = env.cli(arguments, PATIENCE);
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-fn succeeds(env: &TestEnv, arguments: &[&str]) -> String {
-    let (code, out, err) = stayput(env, arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
-    out
-}
 
 fn services(env: &TestEnv) -> Vec<Value> {
     env.status().unwrap()["services"].as_array().unwrap().clone()

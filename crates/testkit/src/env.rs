@@ -358,6 +358,29 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the mode of one's own file");
 }
 
+/// How long a command of a test may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `stayput` to its end: its exit code, what it said, and what it complained about.
+///
+/// # Panics
+/// As [`TestEnv::cli`], or when it says what is no text.
+pub fn stayput(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = env.cli(arguments, PATIENCE);
+    let text = |bytes| String::from_utf8(bytes).expect("stayput says text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// As [`stayput`], when it has to succeed: what it said.
+///
+/// # Panics
+/// As [`stayput`], or when it fails.
+pub fn succeeds(env: &TestEnv, arguments: &[&str]) -> String {
+    let (code, out, err) = stayput(env, arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+    out
+}
+
 /// Makes two tests of each function: as root and as an ordinary user. The function gets a `&TestEnv`. Where the tests do not run as root, the first
 /// says so aloud and does nothing.
 #[macro_export]
