@@ -103,8 +103,8 @@ fn facts(
 ) -> Option<ProcessFacts> {
     let proc = gauge.proc();
     let stat = proc.stat(pid).ok()?;
-    let (memory, cpu) = gauge.one(pid);
-    let pace = cpu.and_then(|cpu| paces.0.entry((pid, stat.start_ticks)).or_default().measure(cpu, now()));
+    let (memory, cpu) = gauge.one(&stat);
+    let pace = paces.0.entry((pid, stat.start_ticks)).or_default().measure(cpu, now());
     let arguments = proc.cmdline(pid).unwrap_or_default();
     let command = command_line(arguments.iter().map(|argument| argument.as_bytes()));
     let user = proc.status(pid).ok().map(|status| known.user(status.uids[1]));
@@ -121,7 +121,7 @@ fn facts(
         state: stat.state,
         started_ms: started.and_then(|time| u64::try_from(time.as_millis()).ok()),
         threads: stat.threads,
-        memory: memory.into(),
+        memory: Measured::Count(memory),
         cpu_permille: pace.into(),
         listeners: open.as_ref().map(|open| open.iter().filter_map(listener).collect()),
         connections: match (&open, &known.connections) {

@@ -7,7 +7,7 @@ use crate::history::Observation;
 use crate::reactor::{Reactor, now};
 use crate::say;
 use crate::tally::Tally;
-use crate::usage::{Family, Usage};
+use crate::usage::{Moment, Usage};
 use stayput_model::Mono;
 use stayput_model::config::{After, Kind, When};
 use stayput_model::event::{GenerationId, ListenerFacts, Origin};
@@ -61,10 +61,10 @@ impl Reactor {
         let addresses: BTreeSet<SocketAddr> =
             self.world.services.values().flat_map(|service| service.listeners.values().map(|listener| listener.address)).collect();
         let survey = self.observer.as_mut().and_then(|observer| observer.survey(&addresses).ok());
-        Look { survey, family: None, seen: BTreeMap::new() }
+        Look { survey, moment: Moment::default(), seen: BTreeMap::new() }
     }
 
-    fn sight(&self, service: &Service, look: &Look) -> Sight {
+    fn sight(&self, service: &Service, look: &mut Look) -> Sight {
         let addresses: BTreeSet<SocketAddr> = service.listeners.values().map(|listener| listener.address).collect();
         let survey = look.survey.as_ref();
         let queued = survey.map(|survey| service.listeners.values().filter_map(|listener| survey.queue(listener.inode)).sum());
@@ -73,7 +73,7 @@ impl Reactor {
         Sight {
             seen: survey.map(|survey| survey.at(&addresses, queued)),
             queued,
-            process: pid.and_then(|pid| self.gauge.as_ref()?.process(pid)),
+            process: pid.and_then(|pid| self.gauge.as_ref()?.process(pid, &mut look.moment)),
             looked: true,
         }
     }
@@ -215,7 +215,7 @@ impl Reactor {
         let mains: Vec<i32> = mains.filter_map(|generation| generation.main.pid()).collect();
         let mut usage = Usage::nothing();
         for main in mains {
-            usage = usage.and(gauge.look(main, &mut look.family));
+            usage = usage.and(gauge.look(main, &mut look.moment));
         }
         let permille = usage.cpu.and_then(|cpu| self.paces.entry(name.to_owned()).or_default().measure(cpu, now()));
         (usage, permille)
@@ -240,8 +240,7 @@ impl Reactor {
 #[derive(Debug)]
 struct Look {
     survey: Option<Survey>,
-    /// Made when the first generation without a cgroup is looked at.
-    family: Option<Family>,
+    moment: Moment,
     /// For the history.
     seen: BTreeMap<String, Observation>,
 }

@@ -25,7 +25,7 @@ pub use parse::{Stat, Status, parse_stat, parse_status, split_nul, unix_scm_fds,
 pub type Pid = i32;
 
 /// Clock ticks per second in /proc: 100 on every architecture that Rust's Linux targets have (asm-generic/param.h).
-const USER_HZ: u64 = 100;
+pub const USER_HZ: u64 = 100;
 
 /// A file in /proc that could not be read.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ mod watch;
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use stayput_wire::runtime::Found;
-use stayput_wire::{Client, ClientError, InstanceStatus, Reply, Request};
+use stayput_wire::{Client, ClientError, InstanceStatus, ProcessStatus, Reply, Request};
 
 use super::instances::{self, ANSWER_WITHIN};
 use crate::error::Error;
@@ -51,8 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let asked: Vec<_> = running.into_iter().map(|found| (ask(&found), found)).collect();
     let all_answered = asked.iter().all(|(answer, _)| answer.is_ok());
     if args.json {
-        let documents = asked.iter().map(|(answer, found)| document(answer, found)).collect();
-        output::say(&format!("{}\n", envelope(documents)));
+        let documents: Vec<Document<'_>> = asked.iter().map(|(answer, found)| document(answer, found)).collect();
+        output::say(&format!("{}\n", json(&documents)));
     } else {
         output::say(&pictures(args, &asked));
     }
@@ -93,25 +93,35 @@ fn text(args: &Args, answer: &Result<InstanceStatus, ClientError>, found: &Found
     }
 }
 
-fn document(answer: &Result<InstanceStatus, ClientError>, found: &Found) -> Value {
+/// What `--json` says of an instance.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Document<'a> {
+    Answered(&'a InstanceStatus),
+    Unanswered { name: &'a str, guard: Option<ProcessStatus>, unanswered: String },
+}
+
+fn document<'a>(answer: &'a Result<InstanceStatus, ClientError>, found: &'a Found) -> Document<'a> {
     match answer {
-        Ok(status) => json!(status),
-        Err(error) => json!({
-            "name": found.name,
-            "guard": found.guard.map(|pid| json!({ "pid": pid })),
-            "unanswered": error.to_string(),
-        }),
+        Ok(status) => Document::Answered(status),
+        Err(error) => {
+            Document::Unanswered { name: &found.name, guard: found.guard.map(|pid| ProcessStatus { pid }), unanswered: error.to_string() }
+        }
     }
 }
 
-/// `{"instances":[…]}`, with the fields of the only instance at the top level as well.
-fn envelope(documents: Vec<Value>) -> Value {
-    let mut top = match documents.as_slice() {
-        [Value::Object(only)] => only.clone(),
-        _ => serde_json::Map::new(),
-    };
-    top.insert("instances".to_owned(), Value::Array(documents));
-    Value::Object(top)
+/// `{"instances":[…]}`, with the fields of the only instance at the top level as well. Written as it is walked: a status of a thousand
+/// services is some megabytes.
+fn json(documents: &[Document<'_>]) -> String {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        #[serde(flatten)]
+        only: Option<&'a Document<'a>>,
+        instances: &'a [Document<'a>],
+    }
+    let only = if let [only] = documents { Some(only) } else { None };
+    // Maps with names for keys, numbers and text: there is nothing in it that JSON could not say.
+    serde_json::to_string(&Envelope { only, instances: documents }).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -120,8 +130,12 @@ mod tests {
 
     #[test]
     fn the_only_instance_is_at_the_top_as_well() {
-        assert_eq!(envelope(vec![json!({"name": "web"})]), json!({"name": "web", "instances": [{"name": "web"}]}));
-        let two = vec![json!({"name": "a"}), json!({"name": "b"})];
-        assert_eq!(envelope(two.clone()), json!({"instances": two}));
+        let named = |name: &str| InstanceStatus { name: name.to_owned(), ..InstanceStatus::default() };
+        let (a, b) = (named("a"), named("b"));
+        let read = |documents: &[Document<'_>]| serde_json::from_str::<serde_json::Value>(&json(documents)).unwrap();
+        let one = read(&[Document::Answered(&a)]);
+        assert_eq!((&one["name"], &one["instances"][0]["name"], one["instances"].as_array().unwrap().len()), (&"a".into(), &"a".into(), 1));
+        let two = read(&[Document::Answered(&a), Document::Unanswered { name: &b.name, guard: None, unanswered: "no answer".to_owned() }]);
+        assert_eq!((&two["name"], &two["instances"][1]["unanswered"]), (&serde_json::Value::Null, &"no answer".into()));
     }
 }

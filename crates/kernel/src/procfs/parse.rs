@@ -20,10 +20,14 @@ pub struct Stat {
     pub pgrp: Pid,
     /// Session.
     pub session: Pid,
+    /// Processor time so far, user and system together, in clock ticks ([`super::USER_HZ`] a second).
+    pub cpu_ticks: u64,
     /// Number of threads.
     pub threads: u32,
     /// When it started, in clock ticks since boot. With the pid it names a process for good.
     pub start_ticks: u64,
+    /// Resident set in pages. The kernel counts it in batches: off by some pages for each processor.
+    pub resident_pages: u64,
     /// `PF_*` flags; bit 21 marks a kernel thread.
     pub flags: u32,
 }
@@ -52,8 +56,10 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         pgrp: field(5)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         flags: field(9)?.parse().ok()?,
+        cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
         threads: field(20)?.parse().ok()?,
         start_ticks: field(22)?.parse().ok()?,
+        resident_pages: field(24)?.parse().ok()?,
     })
 }
 

@@ -91,9 +91,10 @@ proptest! {
     fn any_name_is_read_back_from_stat(name in proptest::collection::vec(any::<u8>(), 0..16), ppid in 0..i32::MAX) {
         let mut line = b"7 (".to_vec();
         line.extend_from_slice(&name);
-        line.extend_from_slice(format!(") S {ppid} 7 7 0 -1 64 {}99 0", "0 ".repeat(12)).as_bytes());
+        line.extend_from_slice(format!(") S {ppid} 7 7 0 -1 64 0 0 0 0 7 5 {}99 0 250", "0 ".repeat(6)).as_bytes());
         let stat = parse_stat(&line).unwrap();
         prop_assert_eq!(stat.comm.as_bytes(), &name[..]);
         prop_assert_eq!((stat.ppid, stat.start_ticks), (ppid, 99));
+        prop_assert_eq!((stat.cpu_ticks, stat.resident_pages), (12, 250));
     }
 }
