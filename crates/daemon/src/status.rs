@@ -61,7 +61,10 @@ impl Reactor {
         let addresses: BTreeSet<SocketAddr> =
             self.world.services.values().flat_map(|service| service.listeners.values().map(|listener| listener.address)).collect();
         let survey = self.observer.as_mut().and_then(|observer| observer.survey(&addresses).ok());
-        Look { survey, moment: Moment::default(), seen: BTreeMap::new() }
+        let generations = self.world.services.values().flat_map(|service| service.generations.values());
+        let mains = generations.filter(|generation| generation.main.status().is_none()).filter_map(|generation| generation.main.pid());
+        let moment = self.gauge.as_ref().map(|gauge| gauge.moment(mains)).unwrap_or_default();
+        Look { survey, moment, seen: BTreeMap::new() }
     }
 
     fn sight(&self, service: &Service, look: &mut Look) -> Sight {

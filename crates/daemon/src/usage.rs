@@ -66,7 +66,29 @@ pub(crate) struct Moment {
     children: Option<BTreeMap<i32, Vec<i32>>>,
 }
 
+/// So many processes are read by more than one thread: a thousand take ten milliseconds.
+const MANY: usize = 128;
+/// Threads that read them at most.
+const READERS: usize = 4;
+
 impl Moment {
+    /// Reads those that were not read yet.
+    fn read(&mut self, proc: &Proc, pids: impl IntoIterator<Item = i32>) {
+        let new: Vec<i32> = pids.into_iter().filter(|pid| !self.stats.contains_key(pid)).collect();
+        let readers = if new.len() < MANY { 1 } else { std::thread::available_parallelism().map_or(1, usize::from).min(READERS) };
+        let read = |pids: &[i32]| pids.iter().map(|pid| (*pid, proc.stat(*pid).ok())).collect::<Vec<_>>();
+        std::thread::scope(|scope| {
+            let mut parts = new.chunks(new.len().div_ceil(readers).max(1));
+            let ours = parts.next().unwrap_or_default();
+            let others: Vec<_> = parts.map(|part| scope.spawn(|| read(part))).collect();
+            self.stats.extend(read(ours));
+            for other in others {
+                // What nobody has read is read when it is asked for.
+                self.stats.extend(other.join().unwrap_or_default());
+            }
+        });
+    }
+
     fn stat(&mut self, proc: &Proc, pid: i32) -> Option<&Stat> {
         self.stats.entry(pid).or_insert_with(|| proc.stat(pid).ok()).as_ref()
     }
@@ -74,8 +96,10 @@ impl Moment {
     /// The process and all below it.
     fn below(&mut self, proc: &Proc, pid: i32) -> BTreeSet<i32> {
         if self.children.is_none() {
+            let pids = proc.pids().unwrap_or_default();
+            self.read(proc, pids.iter().copied());
             let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-            for pid in proc.pids().unwrap_or_default() {
+            for pid in pids {
                 if let Some(stat) = self.stat(proc, pid) {
                     children.entry(stat.ppid).or_default().push(pid);
                 }
@@ -102,6 +126,13 @@ impl Gauge {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let cgroup2 = mount_point(&mounts).and_then(|point| openat(CWD, &point, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok());
         Some(Self { proc, page: rustix::param::page_size() as u64, cgroup2, cgroups: HashMap::new() })
+    }
+
+    /// These processes now, and others once they are asked for.
+    pub(crate) fn moment(&self, pids: impl IntoIterator<Item = i32>) -> Moment {
+        let mut moment = Moment::default();
+        moment.read(&self.proc, pids);
+        moment
     }
 
     /// What a generation uses whose main process is this one; it must live.

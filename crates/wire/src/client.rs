@@ -6,6 +6,8 @@ use crate::peer::{self, PeerError};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -135,6 +137,33 @@ impl Client {
         }
     }
 
+    /// The whole status as the JSON text that the daemon wrote, an object with the fields of [`InstanceStatus`](crate::InstanceStatus): for
+    /// who passes it on. Of a thousand services it is more than a megabyte, which need not be understood to be handed over.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn status_json(&mut self, deadline: Option<Duration>) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            #[serde(borrow)]
+            reply: Told<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Told<'a> {
+            #[serde(borrow)]
+            status: &'a RawValue,
+        }
+        self.send(&Request::Status {}, deadline)?;
+        let line = self.line(deadline)?;
+        if let Ok(Line { reply: Told { status } }) = serde_json::from_slice(&line) {
+            return Ok(status.get().to_owned());
+        }
+        match codec::decode(&line)? {
+            Answer::Reply(other) => Err(ClientError::Unexpected(Box::new(other))),
+            other => Err(ClientError::Misplaced(Box::new(other))),
+        }
+    }
+
     fn send(&mut self, request: &Request, deadline: Option<Duration>) -> Result<(), ClientError> {
         let line = codec::encode(request, REQUEST_LINE_MAX)?;
         self.stream.write_all(&line).map_err(|error| match error.kind() {
@@ -162,17 +191,21 @@ impl Client {
     }
 
     fn answer(&mut self, deadline: Option<Duration>) -> Result<Answer, ClientError> {
+        Ok(codec::decode(&self.line(deadline)?)?)
+    }
+
+    fn line(&mut self, deadline: Option<Duration>) -> Result<Vec<u8>, ClientError> {
         let until = deadline.map(|deadline| Instant::now() + deadline);
         loop {
             if let Some(line) = self.lines.next_line()? {
-                return Ok(codec::decode(&line)?);
+                return Ok(line);
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Err(ClientError::NoAnswer(deadline.unwrap_or_default()));
             }
             self.stream.set_read_timeout(left).map_err(ClientError::Io)?;
-            let mut bytes = [0_u8; 8192];
+            let mut bytes = [0_u8; 16 * 1024];
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
                     self.lines.finish()?;
@@ -240,6 +273,21 @@ mod tests {
         let reply = client.request(&Request::Stop { services: vec![], wait: false }, Some(SOON), &mut |event| events.push(event)).unwrap();
         assert_eq!((reply, events), (Reply::Stopping {}, vec![ready]));
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_status_is_passed_on_as_it_came() {
+        let text = r#"{"name":"web","of_a_newer_release":[1,{"deep":null}]}"#;
+        let answers = [format!(r#"{{"reply":{{"status":{text}}}}}"#), r#"{"reply":{"stopping":{}}}"#.to_owned()];
+        let asked = answers.map(|answer| {
+            let (_directory, path, listener) = socket();
+            let server = serve(listener, hello(), move |stream| stream.write_all(format!("{answer}\n").as_bytes()).unwrap());
+            let asked = Client::connect(&path, SOON).unwrap().status_json(Some(SOON));
+            server.join().unwrap();
+            asked
+        });
+        assert_eq!(asked[0].as_deref().unwrap(), text);
+        assert!(matches!(asked[1], Err(ClientError::Unexpected(_))), "{asked:?}");
     }
 
     #[test]

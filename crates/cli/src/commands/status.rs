@@ -2,11 +2,12 @@
 
 mod watch;
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde_json::json;
 use stayput_wire::runtime::Found;
-use stayput_wire::{Client, ClientError, InstanceStatus, ProcessStatus, Reply, Request};
+use stayput_wire::{Client, ClientError, InstanceStatus, Reply, Request};
 
 use super::instances::{self, ANSWER_WITHIN};
 use crate::error::Error;
@@ -48,14 +49,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         return watch::run(args.name.as_deref(), |running| picture(args, running));
     }
     // Each is asked after the other: only one that does not answer takes time.
-    let asked: Vec<_> = running.into_iter().map(|found| (ask(&found), found)).collect();
-    let all_answered = asked.iter().all(|(answer, _)| answer.is_ok());
-    if args.json {
-        let documents: Vec<Document<'_>> = asked.iter().map(|(answer, found)| document(answer, found)).collect();
-        output::say(&format!("{}\n", json(&documents)));
+    let all_answered = if args.json {
+        let asked: Vec<_> = running.iter().map(|found| (ask_json(found), found)).collect();
+        say_json(&asked.iter().map(|(answer, found)| document(answer, found)).collect::<Vec<_>>());
+        asked.iter().all(|(answer, _)| answer.is_ok())
     } else {
+        let asked: Vec<_> = running.into_iter().map(|found| (ask(&found), found)).collect();
         output::say(&pictures(args, &asked));
-    }
+        asked.iter().all(|(answer, _)| answer.is_ok())
+    };
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -65,6 +67,10 @@ fn ask(found: &Found) -> Result<InstanceStatus, ClientError> {
         Reply::Status(status) => Ok(*status),
         other => Err(ClientError::Unexpected(Box::new(other))),
     }
+}
+
+fn ask_json(found: &Found) -> Result<String, ClientError> {
+    Client::connect(&found.control_socket, ANSWER_WITHIN)?.status_json(Some(ANSWER_WITHIN))
 }
 
 /// What is shown of these instances now.
@@ -93,49 +99,55 @@ fn text(args: &Args, answer: &Result<InstanceStatus, ClientError>, found: &Found
     }
 }
 
-/// What `--json` says of an instance.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Document<'a> {
-    Answered(&'a InstanceStatus),
-    Unanswered { name: &'a str, guard: Option<ProcessStatus>, unanswered: String },
-}
-
-fn document<'a>(answer: &'a Result<InstanceStatus, ClientError>, found: &'a Found) -> Document<'a> {
+/// The JSON object of an instance.
+fn document<'a>(answer: &'a Result<String, ClientError>, found: &Found) -> Cow<'a, str> {
     match answer {
-        Ok(status) => Document::Answered(status),
+        Ok(status) => Cow::Borrowed(status),
         Err(error) => {
-            Document::Unanswered { name: &found.name, guard: found.guard.map(|pid| ProcessStatus { pid }), unanswered: error.to_string() }
+            let guard = found.guard.map(|pid| json!({ "pid": pid }));
+            Cow::Owned(json!({ "name": found.name, "guard": guard, "unanswered": error.to_string() }).to_string())
         }
     }
 }
 
-/// `{"instances":[…]}`, with the fields of the only instance at the top level as well. Written as it is walked: a status of a thousand
-/// services is some megabytes.
-fn json(documents: &[Document<'_>]) -> String {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        #[serde(flatten)]
-        only: Option<&'a Document<'a>>,
-        instances: &'a [Document<'a>],
+/// `{"instances":[…]}`, with the fields of the only instance at the top level as well. The objects are printed where they are: those of a
+/// thousand services are some megabytes.
+fn say_json(objects: &[Cow<'_, str>]) {
+    for piece in pieces(objects) {
+        if !output::say(piece) {
+            return;
+        }
     }
-    let only = if let [only] = documents { Some(only) } else { None };
-    // Maps with names for keys, numbers and text: there is nothing in it that JSON could not say.
-    serde_json::to_string(&Envelope { only, instances: documents }).unwrap_or_default()
+}
+
+fn pieces<'a>(objects: &'a [Cow<'_, str>]) -> Vec<&'a str> {
+    let mut pieces = vec!["{\"instances\":["];
+    for (number, object) in objects.iter().enumerate() {
+        if number > 0 {
+            pieces.push(",");
+        }
+        pieces.push(object);
+    }
+    match objects {
+        // Its fields and its closing brace follow.
+        [only] => pieces.extend(["],", only.strip_prefix('{').unwrap_or(only)]),
+        _ => pieces.push("]}"),
+    }
+    pieces.push("\n");
+    pieces
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn the_only_instance_is_at_the_top_as_well() {
-        let named = |name: &str| InstanceStatus { name: name.to_owned(), ..InstanceStatus::default() };
-        let (a, b) = (named("a"), named("b"));
-        let read = |documents: &[Document<'_>]| serde_json::from_str::<serde_json::Value>(&json(documents)).unwrap();
-        let one = read(&[Document::Answered(&a)]);
-        assert_eq!((&one["name"], &one["instances"][0]["name"], one["instances"].as_array().unwrap().len()), (&"a".into(), &"a".into(), 1));
-        let two = read(&[Document::Answered(&a), Document::Unanswered { name: &b.name, guard: None, unanswered: "no answer".to_owned() }]);
-        assert_eq!((&two["name"], &two["instances"][1]["unanswered"]), (&serde_json::Value::Null, &"no answer".into()));
+        let read = |objects: &[Cow<'_, str>]| serde_json::from_str::<Value>(&pieces(objects).concat()).unwrap();
+        let (a, b) = (Cow::Borrowed(r#"{"name":"a","services":[]}"#), Cow::Borrowed(r#"{"name":"b"}"#));
+        let only = read(std::slice::from_ref(&a));
+        assert_eq!(only, json!({ "name": "a", "services": [], "instances": [{ "name": "a", "services": [] }] }));
+        assert_eq!(read(&[a, b]), json!({ "instances": [{ "name": "a", "services": [] }, { "name": "b" }] }));
     }
 }

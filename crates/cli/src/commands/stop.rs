@@ -130,8 +130,43 @@ fn report(json: bool, found: &Found, services: Option<&[StoppedService]>) {
     }
     let ended = match services {
         Some([one]) => format!("its main process {}", one.ended),
-        Some(several) => several.iter().map(|service| format!("{} {}", service.name, service.ended)).collect::<Vec<_>>().join(", "),
+        Some(several) => endings(several),
         None => "how its command ended was not told: the daemon was gone first".to_owned(),
     };
     output::say(&format!("{}: stopped; {}\n", found.name, stayput_model::text::printable(&ended)));
+}
+
+/// Names that are told of services that ended alike.
+const NAMES: usize = 5;
+
+/// How services ended, those that ended alike together: a host has hundreds.
+fn endings(services: &[StoppedService]) -> String {
+    let mut alike: Vec<(&str, Vec<&str>)> = Vec::new();
+    for service in services {
+        match alike.iter_mut().find(|(ended, _)| *ended == service.ended) {
+            Some((_, names)) => names.push(&service.name),
+            None => alike.push((&service.ended, vec![&service.name])),
+        }
+    }
+    let told = |(ended, names): &(&str, Vec<&str>)| match names.as_slice() {
+        [one] => format!("{one} {ended}"),
+        few if few.len() <= NAMES => format!("{} each {ended}", few.join(", ")),
+        many => format!("{}, … ({} services) each {ended}", many[..NAMES].join(", "), many.len()),
+    };
+    alike.iter().map(told).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_ended_alike_are_told_together() {
+        let service = |name: String, ended: &str| StoppedService { name, ended: ended.to_owned(), status: 0 };
+        let mut services = vec![service("web".to_owned(), "exited with status 0"), service("api".to_owned(), "was ended by signal TERM")];
+        assert_eq!(endings(&services), "web exited with status 0; api was ended by signal TERM");
+        services.extend((0..1000).map(|number| service(format!("s{number}"), "was ended by signal TERM")));
+        let told = endings(&services);
+        assert_eq!(told, "web exited with status 0; api, s0, s1, s2, s3, … (1001 services) each was ended by signal TERM");
+    }
 }

@@ -140,14 +140,13 @@ impl Reactor {
 
     /// The keeper's facts are as fresh as they can be.
     pub(crate) fn answer_status(&mut self) {
-        let asked: Vec<Answers> = std::mem::take(&mut self.status_asked).into_iter().filter(|answers| !answers.is_closed()).collect();
-        if asked.is_empty() {
-            return;
-        }
+        let mut asked: Vec<Answers> = std::mem::take(&mut self.status_asked).into_iter().filter(|answers| !answers.is_closed()).collect();
+        let Some(last) = asked.pop() else { return };
         let status = Box::new(self.status());
         for answers in asked {
             answers.reply(Reply::Status(status.clone()));
         }
+        last.reply(Reply::Status(status));
     }
 
     fn asked_start(&mut self, patterns: &[String], wait: bool, answers: &Answers) -> Result<(), Failure> {

@@ -45,8 +45,11 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let close = bytes.iter().rposition(|byte| *byte == b')')?;
     let pid = text(bytes.get(..open)?)?.trim().parse().ok()?;
     let comm = OsStr::from_bytes(bytes.get(open + 1..close)?).to_owned();
-    let fields: Vec<&str> = text(bytes.get(close + 1..)?)?.split_ascii_whitespace().collect();
-    // fields[0] is the file's third field (proc_pid_stat(5) counts from 1).
+    // fields[0] is the file's third field (proc_pid_stat(5) counts from 1); none behind the 24th is wanted.
+    let mut fields = [""; 24 - 2];
+    for (field, text) in fields.iter_mut().zip(text(bytes.get(close + 1..)?)?.split_ascii_whitespace()) {
+        *field = text;
+    }
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Stat {
         pid,
