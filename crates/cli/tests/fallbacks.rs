@@ -196,6 +196,25 @@ fn a_raised_limit_of_open_files_is_given_back() {
     });
 }
 
+/// The keeper's own descriptors are open in its child until the command is executed: more of them than the command may have are no hindrance.
+#[test]
+fn many_services_are_held_although_each_may_open_few_files() {
+    each_user("#!/bin/sh\nulimit -Sn 64\nulimit -Hn 4000\nexec REAL \"$@\"\n", |env| {
+        let names: Vec<String> = (0..40).map(|number| format!("s{number:02}")).collect();
+        let services: Vec<String> = names.iter().map(|name| format!("[service.{name}]\ncommand = ['sleep', '1000']\n")).collect();
+        let up = env.up(&format!("dashboard = false\n{}", services.concat()));
+        for name in &names {
+            let service = up.wait_for(name, "a command that runs", |service| {
+                service["generations"][0]["trap"].as_str().is_some_and(|trap| !trap.contains("does not run yet"))
+            });
+            let generation = &service["generations"][0];
+            let pid = u32::try_from(generation["pid"].as_u64().unwrap()).unwrap();
+            assert_eq!((generation["trap"].as_str(), open_files(pid).0.as_str()), (Some("active"), "64"), "{service}");
+        }
+        up.down();
+    });
+}
+
 #[test]
 fn too_few_descriptors_are_named_before_anything_starts() {
     each_user("#!/bin/sh\nulimit -n 40\nexec REAL \"$@\"\n", |env| {

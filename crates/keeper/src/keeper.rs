@@ -13,7 +13,7 @@ use stayput_kernel::procfs::Proc;
 use stayput_kernel::sock_diag::DestroyEvents;
 use stayput_kernel::table::{self, TableFd};
 use stayput_kernel::{clock, process};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Why the loop ended.
@@ -100,8 +100,8 @@ pub(crate) struct Keeper {
     /// The first request in the queue was acted on; it leaves when its reply is sent.
     pub(crate) unanswered: bool,
     pub(crate) queue_checks: Vec<QueueCheck>,
-    /// When which generation is looked at for listeners that we do not have.
-    pub(crate) looks: Vec<(u64, GenerationId)>,
+    /// When which generations are looked at for listeners that we do not have.
+    pub(crate) looks: BTreeMap<u64, BTreeSet<GenerationId>>,
     /// While no daemon can be started: when the instance, which was told to stop, ends by our own hand; and its status.
     pub(crate) headless_end: Option<(u64, u8)>,
     /// Inodes of strangers that the brain was told of.
@@ -160,7 +160,7 @@ impl Keeper {
             awaits_room: false,
             unanswered: false,
             queue_checks: Vec::new(),
-            looks: Vec::new(),
+            looks: BTreeMap::new(),
             headless_end: None,
             strangers: BTreeSet::new(),
             ended: false,
@@ -298,7 +298,7 @@ impl Keeper {
         let daemon = self.daemon_due.map(|due| due.saturating_sub(now));
         let queue = self.queue_checks.iter().map(|check| check.due.saturating_sub(now)).min();
         let headless = self.headless_end.map(|(at, _)| at.saturating_sub(now));
-        let look = self.looks.iter().map(|(at, _)| at.saturating_sub(now)).min();
+        let look = self.looks.keys().next().map(|at| at.saturating_sub(now));
         let nanoseconds = [hold, daemon, queue, headless, look].into_iter().flatten().min()?;
         Some(rustix::event::Timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 })
     }

@@ -7,7 +7,9 @@
 
 use crate::keeper::Keeper;
 use crate::protocol::{GenerationId, Scope};
+use crate::state::Generation;
 use rustix::io::Errno;
+use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::process;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +20,20 @@ pub(crate) struct Seen {
     start_ticks: u64,
 }
 
+/// All processes of the machine at one moment, as far as it takes to say whose they are. Reading them takes tens of microseconds for each.
+struct Census {
+    rows: BTreeMap<i32, Row>,
+}
+
 struct Row {
     ppid: i32,
     session: i32,
     start_ticks: u64,
+    /// The marks in its environment, with the variable's name.
+    cookies: Vec<Vec<u8>>,
 }
+
+const COOKIE: &[u8] = b"STAYPUT_COOKIE=";
 
 /// Passes of stop-then-look before everything found is killed: bounds what a process that only forks can make us do.
 const KILL_PASSES: usize = 64;
@@ -39,24 +50,10 @@ impl Keeper {
             }
             // Not gone through its door yet, or taken elsewhere by somebody: the other marks tell.
         }
+        let Census { rows } = self.census();
         let cookie = self.state.cookie(generation).into_bytes();
-        let mut rows = BTreeMap::new();
-        let mut members = BTreeSet::new();
-        let mut marked = BTreeSet::new();
-        for pid in self.proc.pids().unwrap_or_default() {
-            let Ok(stat) = self.proc.stat(pid) else { continue };
-            if stat.is_kernel_thread() || (stat.state == 'Z' && stat.threads <= 1) {
-                continue;
-            }
-            let environ = self.proc.read_path(&format!("{pid}/environ")).unwrap_or_default();
-            if environ.split(|byte| *byte == 0).any(|entry| entry.starts_with(b"STAYPUT_COOKIE=")) {
-                marked.insert(pid);
-            }
-            if environ.split(|byte| *byte == 0).any(|entry| entry == cookie) || pid == facts.pid {
-                members.insert(pid);
-            }
-            rows.insert(pid, Row { ppid: stat.ppid, session: stat.session, start_ticks: stat.start_ticks });
-        }
+        let marked = |(pid, row): (&i32, &Row)| (row.cookies.contains(&cookie) || *pid == facts.pid).then_some(*pid);
+        let mut members: BTreeSet<i32> = rows.iter().filter_map(marked).collect();
         if facts.exit.is_some() {
             members.remove(&facts.pid);
         }
@@ -69,7 +66,7 @@ impl Keeper {
             self.state.listeners.iter().filter(|listener| listener.owner == Some(generation)).map(|listener| listener.inode).collect();
         let own_filters = self.filters(self.life.keeper_pid());
         for (pid, row) in &rows {
-            let unmarked_orphan = ours.contains(&row.ppid) && !known.contains(pid) && !marked.contains(pid);
+            let unmarked_orphan = ours.contains(&row.ppid) && !known.contains(pid) && row.cookies.is_empty();
             // As PID 1 of a container we get everybody's orphans: only those under one filter more than ourselves are of a service.
             let under_filter = || self.filters(*pid).zip(own_filters).is_some_and(|(theirs, own)| theirs > own);
             let has_a_listener = || {
@@ -92,6 +89,41 @@ impl Keeper {
             members.extend(descendants);
         }
         members.iter().filter_map(|pid| rows.get(pid).map(|row| Seen { pid: *pid, start_ticks: row.start_ticks })).collect()
+    }
+
+    /// Whose each process is, by its cgroup, its mark, or the mark of the next ancestor who has one: all generations in one look. What did
+    /// away with all of these is not found here.
+    pub(crate) fn owners(&self) -> BTreeMap<i32, GenerationId> {
+        let Census { rows } = self.census();
+        let alive = || self.state.generations.iter().filter(|generation| !generation.tree_empty);
+        let mains: BTreeMap<i32, GenerationId> =
+            alive().filter(|generation| generation.exit.is_none()).map(|generation| (generation.pid, generation.id)).collect();
+        let cookies: BTreeMap<Vec<u8>, GenerationId> =
+            alive().map(|generation| (self.state.cookie(generation.id).into_bytes(), generation.id)).collect();
+        let marked = |pid: i32| {
+            let known = || rows.get(&pid)?.cookies.iter().find_map(|cookie| cookies.get(cookie));
+            mains.get(&pid).or_else(known).copied()
+        };
+        let ancestors = |pid: i32| std::iter::successors(Some(pid), |pid| rows.get(pid).map(|row| row.ppid));
+        // A pid that was given again while we read could make a circle of parents.
+        let by_mark = rows.keys().filter_map(|pid| Some((*pid, ancestors(*pid).take(rows.len()).find_map(marked)?)));
+        let inside = |generation: &Generation| generation.cgroup.as_ref().map(Cgroup::pids).unwrap_or_default();
+        let by_cgroup = alive().flat_map(|generation| inside(generation).into_iter().map(|pid| (pid, generation.id)));
+        by_mark.chain(by_cgroup).collect()
+    }
+
+    fn census(&self) -> Census {
+        let mut rows = BTreeMap::new();
+        for pid in self.proc.pids().unwrap_or_default() {
+            let Ok(stat) = self.proc.stat(pid) else { continue };
+            if stat.is_kernel_thread() || (stat.state == 'Z' && stat.threads <= 1) {
+                continue;
+            }
+            let environ = self.proc.read_path(&format!("{pid}/environ")).unwrap_or_default();
+            let cookies = environ.split(|byte| *byte == 0).filter(|entry| entry.starts_with(COOKIE)).map(<[u8]>::to_vec).collect();
+            rows.insert(pid, Row { ppid: stat.ppid, session: stat.session, start_ticks: stat.start_ticks, cookies });
+        }
+        Census { rows }
     }
 
     /// How many seccomp filters a process is under (`Seccomp_filters` of `/proc/PID/status`, Linux 5.9).

@@ -127,9 +127,6 @@ fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::
     if let Some(mask) = exec.umask {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }
-    for limit in &exec.rlimits {
-        limit.set().map_err(|error| (Stage::Limits, error, limit.resource))?;
-    }
     // Before the user changes: who has the right to needs no no_new_privs for it.
     let mut asks = exec.passed.as_ref().is_some_and(|passed| passed.always);
     if exec.trap {
@@ -144,6 +141,11 @@ fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::
     let passed = exec.passed.as_ref().filter(|_| asks);
     if let Some(passed) = passed {
         take_passed(passed, report, floor).map_err(at(Stage::Filter))?;
+    }
+    // After the filter: the descriptor that answers it gets a number above all of the keeper's, which are still open here, and the command's own
+    // limit may be lower.
+    for limit in &exec.rlimits {
+        limit.set().map_err(|error| (Stage::Limits, error, limit.resource))?;
     }
     if let Some(credentials) = &exec.credentials {
         credentials.assume().map_err(at(Stage::Credentials))?;
