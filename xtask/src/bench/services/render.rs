@@ -83,7 +83,7 @@ fn section(page: &mut String, figures: &Figures) -> std::fmt::Result {
     if let Some(crash) = &figures.crash {
         writeln!(
             page,
-            "| {} services that end at once, for ever, {:.0} s: {:.1} starts a second | {:.1} % of one processor | {CRASH_PERCENT} % | {} |",
+            "| {} services that end at once, for ever (each has eight times), {:.0} s: {:.1} starts a second | {:.1} % of one processor | {CRASH_PERCENT} % | {} |",
             crash.services,
             crash.seconds,
             crash.starts_per_second,
@@ -92,7 +92,7 @@ fn section(page: &mut String, figures: &Figures) -> std::fmt::Result {
         )?;
         writeln!(
             page,
-            "| A status over the control socket meanwhile, {} asked | {:.1} ms p99, {:.1} ms max | {CRASH_API_MS} ms | {} |",
+            "| A status over the control socket while that goes on, {} asked | {:.1} ms p99, {:.1} ms max | {CRASH_API_MS} ms | {} |",
             crash.asked,
             crash.api_p99_ms,
             crash.api_max_ms,

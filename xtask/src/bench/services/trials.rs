@@ -238,22 +238,25 @@ pub(super) fn crash(bench: &Bench) -> Result<Crash, String> {
     let env = bench.env();
     let many = Many::start(&env, services, "exit 1", "restart = 'always'")?;
     let parts = many.parts()?;
-    // Every one has crashed a few times: the delays are those of a loop.
-    wait::until("a few crashes of each", PATIENCE, || match restarts(&env)? {
-        seen if seen >= 3 * services as u64 => Ok(()),
+    // For ever is after the delays have grown: eight crashes of each take half a minute.
+    let crashes = if bench.options.quick { 3 } else { 8 };
+    wait::until("some crashes of each", PATIENCE, || match restarts(&env)? {
+        seen if seen >= crashes * services as u64 => Ok(()),
         seen => Err(seen.to_string()),
     })?;
-    let seconds = if bench.options.quick { 5.0 } else { 30.0 };
-    let host = env.attached("host");
+    // Twice the longest delay. Nobody asks meanwhile: what answers cost is another figure.
+    let seconds = if bench.options.quick { 5.0 } else { 60.0 };
     let (begin, before, restarts_before) = (Instant::now(), read(parts, "time", ticks)?, restarts(&env)?);
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    let (after, restarts_after, took) = (read(parts, "time", ticks)?, restarts(&env)?, begin.elapsed().as_secs_f64());
+    let host = env.attached("host");
     let mut times = Vec::new();
-    while begin.elapsed().as_secs_f64() < seconds {
+    while begin.elapsed().as_secs_f64() < took + seconds / 2.0 {
         let asked = Instant::now();
         host.ask(&stayput_testkit::env::STATUS);
         times.push(milliseconds(asked));
         std::thread::sleep(Duration::from_millis(100));
     }
-    let (after, restarts_after, took) = (read(parts, "time", ticks)?, restarts(&env)?, begin.elapsed().as_secs_f64());
     times.sort_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let (used, starts) = ((after.iter().sum::<u64>() - before.iter().sum::<u64>()) as f64, (restarts_after - restarts_before) as f64);
