@@ -196,8 +196,9 @@ pub(super) fn cost(bench: &Bench, services: usize) -> Result<Cost, String> {
     let many = Many::start(&env, services, &roll.line(), "")?;
     roll.wait(services)?;
     let parts = many.parts()?;
-    // What has a deadline after a start has passed by then: who listens nowhere for 10 s is taken for a worker.
-    std::thread::sleep(Duration::from_secs(if bench.options.quick { 2 } else { 15 }));
+    // What has a deadline after a start has passed by then: who listens nowhere for 10 s is taken for a worker, and after 16 s is looked last for
+    // listeners that could not be caught.
+    std::thread::sleep(Duration::from_secs(if bench.options.quick { 2 } else { 20 }));
     let pss_kib = read(parts, "memory", process::pss_kib)?;
     let begin = Instant::now();
     let before = read(parts, "wake-ups", process::wake_ups)?;
