@@ -36,6 +36,10 @@ const TOOLS: &[Tool] = &[
     // The program and its modules, without a service that would be started.
     Tool { program: "apache2", package: "apache2-bin", without: "Apache" },
     Tool { program: "redis-server", package: "redis-server", without: "Redis" },
+    Tool { program: "haproxy", package: "haproxy", without: "HAProxy" },
+    Tool { program: "php", package: "php-cli", without: "PHP's own server" },
+    Tool { program: "escript", package: "erlang-base", without: "Erlang" },
+    Tool { program: "memcached", package: "memcached", without: "memcached" },
     Tool { program: "valgrind", package: "valgrind", without: "counted instructions" },
     Tool { program: "puma", package: "puma", without: "the page about Rails" },
     // `java File.java` wants a compiler, which the runtime alone has not.

@@ -3,11 +3,11 @@
 //! status says which.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use stayput_testkit::env::{TestEnv, User};
+use stayput_testkit::below::{self, EINVAL, ENOSYS, EPERM, without};
+use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
 use stayput_testkit::server::Server;
 
@@ -27,64 +27,8 @@ os.dup2(listener, 0)
 os.execv(REAL, sys.argv)
 ";
 
-/// Refuses some calls with an error, as a container's profile or an older kernel does, and becomes stayput. A rule: call, number of an argument or
-/// none, what of it has to be set, error number.
-const WITHOUT: &str = r"#!/usr/bin/env python3
-import ctypes, os, platform, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-numbers = {
-    'x86_64': dict(ioctl=16, ptrace=101, process_vm_readv=310, process_vm_writev=311, kcmp=312, seccomp=317, close_range=436, pidfd_getfd=438),
-    'aarch64': dict(ioctl=29, ptrace=117, process_vm_readv=270, process_vm_writev=271, kcmp=272, seccomp=277, close_range=436, pidfd_getfd=438),
-}[platform.machine()]
-code = b''
-for name, argument, bits, error in RULES:
-    refuse = struct.pack('=HBBI', 6, 0, 0, 0x50000 | error)
-    check = b''
-    if argument is not None:
-        # Load its lower half, keep the bits, compare.
-        check = struct.pack('=HBBI', 0x20, 0, 0, 16 + 8 * argument) + struct.pack('=HBBI', 0x54, 0, 0, bits)
-        check += struct.pack('=HBBI', 0x15, 0, 1, bits)
-    code += struct.pack('=HBBI', 0x20, 0, 0, 0) + struct.pack('=HBBI', 0x15, 0, len(check + refuse) // 8, numbers[name]) + check + refuse
-code += struct.pack('=HBBI', 6, 0, 0, 0x7fff0000)
-code = ctypes.create_string_buffer(code, len(code))
-program = ctypes.create_string_buffer(struct.pack('@HP', len(code) // 8, ctypes.addressof(code)))
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.syscall(numbers['seccomp'], 1, 0, program) == 0, os.strerror(ctypes.get_errno())
-os.execv(REAL, sys.argv)
-";
-
-const EPERM: i32 = 1;
-const EINVAL: i32 = 22;
-const ENOSYS: i32 = 38;
-
-/// A rule of [`WITHOUT`].
-type Rule<'a> = (&'a str, Option<(u32, u32)>, i32);
-
-fn without(rules: &[Rule<'_>]) -> String {
-    let rule = |(name, argument, error): &Rule<'_>| match argument {
-        None => format!("('{name}', None, 0, {error})"),
-        Some((argument, bits)) => format!("('{name}', {argument}, {bits}, {error})"),
-    };
-    WITHOUT.replace("RULES", &format!("[{}]", rules.iter().map(rule).collect::<Vec<_>>().join(", ")))
-}
-
-/// A directory with that program in the place of stayput.
-fn below(source: &str) -> (tempfile::TempDir, PathBuf) {
-    let real = Path::new(env!("CARGO_BIN_EXE_stayput"));
-    let place = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = place.path().join("stayput");
-    std::fs::write(&program, source.replace("REAL", &format!("{:?}", real.display().to_string()))).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    symlink(real.with_file_name("misbehave"), place.path().join("misbehave")).unwrap();
-    (place, program)
-}
-
 fn each_user(source: &str, test: impl Fn(&TestEnv)) {
-    let (_place, program) = below(source);
-    for user in [User::Root, User::Ordinary].into_iter().filter(|user| user.is_possible()) {
-        test(&TestEnv::new(&program, user));
-    }
+    below::each_user(Path::new(env!("CARGO_BIN_EXE_stayput")), source, test);
 }
 
 /// Restarts and a crash of a server that takes passed sockets, under load.

@@ -1,44 +1,16 @@
 //! Listeners that are not as others: what they do, and that they are held, steered and probed all the same.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on fails; one that cannot run says so")]
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
-use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
+use stayput_testkit::python::server;
 use stayput_testkit::{both_users, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A threaded HTTP server, whose socket `prepare` changes before it binds; it prints who was accepted and asked nothing.
-const SERVER: &str = r#"
-import json, os, socket, sys, threading, urllib.parse
-host, port = HOST, int(sys.argv[1])
-server = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-PREPARE
-server.bind((host, port))
-server.listen(128)
-def converse(peer):
-    with peer:
-        data = b""
-        while b"\r\n\r\n" not in data.lstrip(b"\r\n"):
-            more = peer.recv(4096)
-            if not more: return
-            data += more
-        target = data.split()[1].decode()
-        n = urllib.parse.parse_qs(urllib.parse.urlparse(target).query).get("n", [""])[0]
-        body = json.dumps({"pid": os.getpid(), "generation": os.environ["STAYPUT_GENERATION"], "n": n}).encode()
-        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-while True:
-    peer, _ = server.accept()
-    threading.Thread(target=converse, args=(peer,), daemon=True).start()
-"#;
-
-fn server(env: &TestEnv, host: &str, prepare: &str, port: u16) -> Vec<String> {
-    let source = SERVER.replace("HOST", host).replace("PREPARE", prepare);
-    vec!["python3".to_owned(), env.file("server.py", &source).display().to_string(), port.to_string()]
-}
 
 /// Lets Python bind and listen by `io_uring` (io_uring_setup(2); `IORING_OP_BIND` 56 and `IORING_OP_LISTEN` 57, linux/io_uring.h).
 const BY_RING: &str = r#"
@@ -155,6 +127,63 @@ both_users! {
         assert_eq!(ready["generations"][0]["listeners"][0]["address"], "127.0.0.1", "{ready:#}");
         assert_eq!(ready["held"].as_array().map(Vec::len), Some(0), "no wider hold is left: {ready:#}");
         drop(early);
+        running.stop();
+    }
+
+    /// What the server was seen to listen on is where its port is held from then on: the next one is given it, with who waits there.
+    fn a_later_hold_is_as_narrow_as_the_server(env) {
+        let port = env.port();
+        let go = env.path("scratch").join("go");
+        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
+        let command = server(env, "\"127.0.0.1\"", &wait, port);
+        env.file("go", "");
+        let host = env.host(&format!("[service.web]\ncommand = {command:?}\nport = {port}\n"));
+        host.succeeds(&["stop", "web"]);
+        std::fs::remove_file(&go).unwrap();
+        let starting = std::thread::scope(|scope| {
+            let start = scope.spawn(|| host.succeeds(&["start", "web"]));
+            let service = host.wait_for("web", "the hold", |service| service["held"].as_array().is_some_and(|held| !held.is_empty()));
+            let held = service["held"].to_string();
+            let mut early = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let wider = TcpStream::connect(("127.0.0.2", port));
+            env.file("go", "");
+            early.set_read_timeout(Some(PATIENCE)).unwrap();
+            early.write_all(b"GET /?n=1 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            early.read_to_string(&mut answer).unwrap();
+            start.join().unwrap();
+            (held, wider.is_err(), answer)
+        });
+        let (held, narrow, answer) = starting;
+        assert!(narrow && held.contains("127.0.0.1"), "{held}");
+        assert!(answer.starts_with("HTTP/1.1 200"), "who waited is served: {answer:?}");
+        let service = host.service("web");
+        assert_eq!(service["generations"][0]["listeners"][0]["origin"], "swapped", "{service:#}");
+        host.down();
+    }
+
+    /// The kernel lets every process of the same user share a port that generations share. It gets nothing while it is in their group, and is named.
+    fn a_stranger_on_the_port_is_named(env) {
+        let port = env.port();
+        let mut running = env.run("web", &["--soak", "300ms"], &server(env, "\"127.0.0.1\"", "", port));
+        running.wait_ready();
+        let script = format!(
+            "import socket, sys\ns = socket.socket()\ns.setsockopt(1, socket.SO_REUSEPORT, 1)\ns.bind((\"127.0.0.1\", {port}))\ns.listen()\n\
+             print(\"there\", flush=True)\nsys.stdin.read()"
+        );
+        let mut stranger = env.as_user("python3".as_ref(), ["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut there = [0; 5];
+        stranger.stdout.as_mut().unwrap().read_exact(&mut there).unwrap();
+        let load = Plan::port(port).start().unwrap();
+        running.restart_well();
+        load.wait_ok(50, PATIENCE).unwrap();
+        load.stop().unwrap().assert_nothing_lost();
+        let named = format!("pid {} ", stranger.id());
+        let where_ = format!(", which is not of this service, listens on 127.0.0.1:{port} as well");
+        let told = |log: &str| log.lines().any(|line| line.contains(&named) && line.contains(&where_));
+        wait::until_true("his name", PATIENCE, || told(&running.log())).unwrap_or_else(|why| panic!("{why}\n{}", running.log()));
+        drop(stranger.stdin.take());
+        stranger.wait().unwrap();
         running.stop();
     }
 

@@ -116,4 +116,8 @@ servers! {
     redis: Redis
     java_nio: JavaNio
     apache_which_defers_accept: Apache
+    haproxy_master_and_worker: HaProxy
+    php_with_two_workers: Php
+    erlang: Erlang
+    memcached: Memcached
 }

@@ -39,9 +39,10 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Opens both sources.
+    /// Opens both sources. Where sock_diag is refused, connections are found all the same (`/proc/net/tcp`), but not how long they have been idle:
+    /// they count as busy.
     pub(crate) fn open() -> Result<Self, String> {
-        let diag = SockDiag::open().map_err(|error| error.to_string())?;
+        let diag = SockDiag::open_or_listed();
         let proc = Proc::open().map_err(|error| error.to_string())?;
         Ok(Self { diag, proc, owners: HashMap::new() })
     }
@@ -124,6 +125,11 @@ impl Observer {
                 }
             });
         }
+    }
+
+    /// Where its connections come from.
+    pub(crate) fn source(&self) -> &'static str {
+        self.diag.source()
     }
 
     /// Where it looks.
@@ -246,6 +252,7 @@ impl Observer {
             };
             self.diag.each(&query, each).map_err(|error| error.to_string())?;
         }
+        survey.source = self.diag.source();
         Ok(survey)
     }
 
@@ -263,20 +270,23 @@ impl Observer {
         }
         let (local, inode) = listening?;
         let evidence = format!("LISTEN {local}, inode {inode}");
-        let owner = self.proc.pids().ok()?.into_iter().find(|pid| {
+        Some(match self.owner_of(inode) {
+            Some(owner) => format!("{owner} ({evidence})"),
+            None => format!("a process that we may not look at ({evidence})"),
+        })
+    }
+
+    /// A process that has the socket, as "pid 991 nginx"; `None`: none that we may look at.
+    pub(crate) fn owner_of(&self, inode: u32) -> Option<String> {
+        let pid = self.proc.pids().ok()?.into_iter().find(|pid| {
             let mut has = false;
             if let Ok(scan) = self.proc.scan_fds(*pid) {
                 let _ = scan.sockets(|socket| has |= socket.inode == inode);
             }
             has
-        });
-        Some(match owner {
-            Some(pid) => {
-                let comm = self.proc.comm(pid).map(|comm| stayput_model::text::printable_bytes(comm.as_bytes())).unwrap_or_default();
-                format!("pid {pid} {comm} ({evidence})")
-            }
-            None => format!("a process that we may not look at ({evidence})"),
-        })
+        })?;
+        let comm = self.proc.comm(pid).map(|comm| stayput_model::text::printable_bytes(comm.as_bytes())).unwrap_or_default();
+        Some(format!("pid {pid} {comm}"))
     }
 }
 
@@ -286,6 +296,8 @@ type Place = (IpAddr, Option<u32>);
 /// What one look at many addresses saw.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
+    /// Where it comes from.
+    pub(crate) source: &'static str,
     /// Connections that wait in each listener, by its inode.
     queues: HashMap<u32, u32>,
     /// Connections by family (whether it is IPv4) and port.

@@ -28,6 +28,8 @@ pub(crate) struct Sight {
     pub(crate) process: Option<(char, String)>,
     /// Whether anybody looked.
     pub(crate) looked: bool,
+    /// Where connections were looked for.
+    pub(crate) source: &'static str,
 }
 
 impl Reactor {
@@ -241,7 +243,7 @@ fn accepting(service: &Service, current: Option<&Generation>, tally: Option<&Tal
         return unknown("it has no listener");
     }
     if is_deaf(sight) {
-        return Fact { is: Truth::No, detail: waiting(sight), evidence: Some(evidence("sock_diag", Duration::ZERO)) };
+        return Fact { is: Truth::No, detail: waiting(sight), evidence: Some(evidence(sight.source, Duration::ZERO)) };
     }
     if !sight.looked || sight.seen.is_none() {
         return unknown("the kernel could not be asked for its connections");
@@ -250,7 +252,7 @@ fn accepting(service: &Service, current: Option<&Generation>, tally: Option<&Tal
     let queue = if queued == 0 { "no connection waits".to_owned() } else { format!("{} in the queue", say::count(queued, "connection")) };
     let was_ready = tally.and_then(|tally| tally.ready.as_ref()).is_some_and(|(id, ..)| *id == current.id);
     if sight.seen.is_some_and(|seen| seen.accepted > 0) {
-        return Fact { is: Truth::Yes, detail: queue, evidence: Some(evidence("sock_diag", Duration::ZERO)) };
+        return Fact { is: Truth::Yes, detail: queue, evidence: Some(evidence(sight.source, Duration::ZERO)) };
     }
     // An empty queue alone says nothing when nobody connects: then it is as old as the probe.
     match tally.and_then(|tally| tally.ready.as_ref()).filter(|_| was_ready) {

@@ -81,7 +81,7 @@ fn address(name: &OsString) -> Option<SocketAddr> {
 /// Half of the time that the manager gives, if it means us: the guard, or one before it that is gone by now.
 fn watchdog(microseconds: Option<&str>, pid: Option<&str>, guard: i32) -> Option<Duration> {
     let time = microseconds?.parse().ok().filter(|time| *time > 0).map(Duration::from_micros)?;
-    let ours = |pid: i32| pid == guard || stayput_kernel::process::pidfd(pid).is_err();
+    let ours = |pid: i32| pid == guard || stayput_kernel::process::addressee(pid).is_err();
     let meant = pid.is_none_or(|pid| pid.parse().is_ok_and(ours));
     meant.then_some(time / 2)
 }

@@ -73,6 +73,7 @@ impl Reactor {
             }
         }
         known.connections = observer.open_connections(&question).ok();
+        report.evidence.source = format!("procfs, {}", observer.source());
         report.processes = members
             .iter()
             .filter_map(|(pid, generation)| {

@@ -379,11 +379,12 @@ impl Reactor {
                     self.note(generation, &say::unlimited(&file, errno));
                 }
             }
+            Meaning::NotCopied { generation, address, options } => self.note(generation, &say::not_copied(address, &options)),
             Meaning::NotHeld { generation, address, ring } => self.note(generation, &say::not_held(address, ring)),
             Meaning::Reset { generation, held, own, count } => self.note(generation, &say::reset(held, own, count)),
             Meaning::Stranger { service, address, inode } => {
-                let text = format!("a process that is not of this service shares {address} (inode {inode}): it may get connections");
-                self.tell(&service, Mark::Trouble, &text);
+                let owner = self.observer.as_ref().and_then(|observer| observer.owner_of(inode));
+                self.tell(&service, Mark::Trouble, &say::stranger(owner.as_deref(), address, inode));
             }
         }
     }

@@ -413,9 +413,26 @@ pub(crate) fn not_held(address: std::net::SocketAddr, ring: bool) -> String {
     }
 }
 
-/// Connections that waited where the server does not listen.
+/// Somebody else listens where the service does.
+pub(crate) fn stranger(owner: Option<&str>, address: std::net::SocketAddr, inode: u32) -> String {
+    let owner = owner.unwrap_or("a process that we may not look at");
+    format!("{owner}, which is not of this service, listens on {address} as well (inode {inode}): it may get connections")
+}
+
+/// What the server set of its own socket and the held one does not have.
+pub(crate) fn not_copied(address: std::net::SocketAddr, options: &[String]) -> String {
+    format!("{address}: the held socket could not be given what the server had set of its own: {}", options.join(", "))
+}
+
+/// Connections that waited where the server does not listen, or on a socket that it could not be given.
 pub(crate) fn reset(held: std::net::SocketAddr, own: std::net::SocketAddr, count: u32) -> String {
     let connections = self::count(count, "waiting connection");
+    if held == own {
+        return format!(
+            "what was held on {held} could not be put in the place of the server's own socket, which took over: {connections} reset \
+             (`stayput doctor` tells why)"
+        );
+    }
     format!("{connections} reset: they waited on {held}, and it listens on {own}; declare that (--port {own}), and they are served")
 }
 

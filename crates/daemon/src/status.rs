@@ -78,6 +78,7 @@ impl Reactor {
             queued,
             process: pid.and_then(|pid| self.gauge.as_ref()?.process(pid, &mut look.moment)),
             looked: true,
+            source: survey.map_or("", |survey| survey.source),
         }
     }
 
@@ -89,7 +90,7 @@ impl Reactor {
         let waiting = self.waiting_ports(name);
         let service = self.world.services.get(name)?;
         let tally = self.tallies.of(name);
-        let listener = |facts: &ListenerFacts| listener_status(facts, look.survey.as_ref().and_then(|survey| survey.queue(facts.inode)));
+        let listener = |facts: &ListenerFacts| listener_status(facts, look.survey.as_ref());
         let (phase, mut detail) = phase(service);
         let state = evidence::state(service, tally, &sight);
         if let Some(complaint) = evidence::complaint(state, service, tally, &sight) {
@@ -376,7 +377,8 @@ fn holding(service: &Service, generation: &Generation) -> Holding {
     }
 }
 
-fn listener_status(facts: &ListenerFacts, queue: Option<u32>) -> ListenerStatus {
+fn listener_status(facts: &ListenerFacts, survey: Option<&Survey>) -> ListenerStatus {
+    let queue = survey.and_then(|survey| survey.queue(facts.inode));
     ListenerStatus {
         address: facts.address.ip().to_string(),
         port: facts.address.port(),
@@ -391,7 +393,7 @@ fn listener_status(facts: &ListenerFacts, queue: Option<u32>) -> ListenerStatus 
         },
         selected: facts.selected,
         queue: queue.map(u64::from).into(),
-        evidence: Evidence { source: "sock_diag".to_owned(), age_ms: 0 },
+        evidence: Evidence { source: survey.map_or("sock_diag", |survey| survey.source).to_owned(), age_ms: 0 },
     }
 }
 

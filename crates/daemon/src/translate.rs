@@ -192,6 +192,8 @@ pub(crate) enum Meaning {
     Unlimited { generation: GenerationId, limits: Vec<(String, i32)> },
     /// Connections that waited where a generation does not listen.
     Reset { generation: GenerationId, held: std::net::SocketAddr, own: std::net::SocketAddr, count: u32 },
+    /// Options that a held socket could not be given.
+    NotCopied { generation: GenerationId, address: std::net::SocketAddr, options: Vec<String> },
     /// A listener that is not held.
     NotHeld { generation: GenerationId, address: std::net::SocketAddr, ring: bool },
     /// Somebody shares a port.
@@ -219,6 +221,9 @@ pub(crate) fn event(event: keeper::Event) -> Meaning {
         From::Reset { generation, held, own, count } => return Meaning::Reset { generation: from_keeper(generation), held, own, count },
         From::NotHeld { generation, address, ring, inode: _ } => {
             return Meaning::NotHeld { generation: from_keeper(generation), address, ring };
+        }
+        From::NotCopied { generation, address, options } => {
+            return Meaning::NotCopied { generation: from_keeper(generation), address, options };
         }
         From::Stranger { service, address, inode } => return Meaning::Stranger { service, address, inode },
     })

@@ -11,19 +11,13 @@ use crate::protocol::{Event, GenerationId, ListenerId, Origin, Trap};
 use crate::state::Listener;
 use rustix::io::Errno;
 use stayput_kernel::epoll::{self, Registration};
+use stayput_kernel::options;
 use stayput_kernel::process;
 use stayput_kernel::seccomp::{self, Answer, Call, Notification};
 use stayput_kernel::socket::{self, ADDRESS_MAX, Key};
 use stayput_kernel::table::TableFd;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-
-/// Whether a call is answered for the first time, or was begun by a keeper that died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
-    First,
-    Again,
-}
 
 impl Keeper {
     /// Receives one waiting call of a generation and answers it.
@@ -33,7 +27,7 @@ impl Keeper {
         self.life.inbox_generation().store(generation.0, std::sync::atomic::Ordering::Release);
         // ENOENT: the caller was interrupted or killed meanwhile. Nothing is owed to anybody then.
         if let Ok(Some(notification)) = seccomp::receive(calls, region, offset) {
-            self.answer_call(generation, &notification, Turn::First);
+            self.answer_call(generation, &notification);
         }
     }
 
@@ -42,20 +36,24 @@ impl Keeper {
         let (region, offset) = self.life.inbox();
         let generation = GenerationId(self.life.inbox_generation().load(std::sync::atomic::Ordering::Acquire));
         if let Some(notification) = seccomp::peek(region, offset) {
-            self.answer_call(generation, &notification, Turn::Again);
+            self.answer_call(generation, &notification);
         }
     }
 
-    fn answer_call(&mut self, generation: GenerationId, notification: &Notification, turn: Turn) {
+    fn answer_call(&mut self, generation: GenerationId, notification: &Notification) {
         let Some(calls) = self.state.generation(generation).and_then(|generation| generation.calls) else { return };
         let answer = self.with_arguments(notification).and_then(|notification| match notification.call {
-            Call::Bind => self.on_bind(generation, &notification, turn),
+            Call::Bind => self.on_bind(generation, &notification),
             Call::Listen => self.on_listen(generation, &notification),
+            Call::SetOption => {
+                self.on_option(generation, &notification);
+                Ok(Answer::Continue)
+            }
             Call::Other(_) => Ok(Answer::Continue),
         });
         let answer = match answer {
             Err(Errno::PERM | Errno::NOSYS) => {
-                self.with_arguments(notification).and_then(|notification| self.answer_blind(generation, &notification, turn))
+                self.with_arguments(notification).and_then(|notification| self.answer_blind(generation, &notification))
             }
             other => other,
         };
@@ -77,7 +75,7 @@ impl Keeper {
         if errand::read(self.life, notification.tid, address, &mut bytes)? < bytes.len() {
             return Err(Errno::FAULT);
         }
-        let mut arguments = [0; 3];
+        let mut arguments = [0; 5];
         for (argument, word) in arguments.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *argument = u64::from(u32::from_ne_bytes(*word));
         }
@@ -121,7 +119,7 @@ impl Keeper {
         Ok((socket::is_tcp(&socket)? && socket::same_network(&socket)).then_some((socket, process)))
     }
 
-    fn on_bind(&mut self, generation: GenerationId, call: &Notification, turn: Turn) -> Result<Answer, Errno> {
+    fn on_bind(&mut self, generation: GenerationId, call: &Notification) -> Result<Answer, Errno> {
         let Some((socket, process)) = self.callers_socket(generation, call)? else { return Ok(Answer::Continue) };
         let mut buffer = [0_u8; ADDRESS_MAX];
         let length = usize::try_from(call.arguments[2] as u32).unwrap_or(usize::MAX);
@@ -138,11 +136,11 @@ impl Keeper {
             // be with the rights of the caller.
             return Ok(Answer::Continue);
         };
+        if is_done(&socket, address) {
+            return Ok(Answer::Success);
+        }
         if address.port() == 0 {
             return Ok(answer_of(socket::bind_raw(&socket, buffer))); // any free port: needs no right, and is not held
-        }
-        if turn == Turn::Again && socket::address(&socket).is_ok_and(|bound| bound == address) {
-            return Ok(Answer::Success);
         }
         let Some(service) = self.state.generation(generation).map(|generation| generation.service.clone()) else {
             return Ok(Answer::Continue);
@@ -159,8 +157,8 @@ impl Keeper {
             && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
         {
             match self.swap(generation, call, &socket, process, offer, &waiting) {
-                // No ADDFD (before Linux 5.9): nothing can be put in its place, and what is held must not stand in its way.
-                Answer::Error(Errno::INVAL | Errno::NOTTY) => drop(self.release(offer)),
+                // Nothing can be put in its place: it binds its own beside what is held, which ends when it listens.
+                Answer::Error(error) if lacks_addfd(error) => {}
                 answer => return Ok(answer),
             }
         }
@@ -275,7 +273,8 @@ impl Keeper {
         if let Ok(uid) = socket::owner(own) {
             self.give(&listener.service, &listener.key, uid);
         }
-        socket::copy_settings(own, listener.socket);
+        let (held, address) = (listener.socket, listener.key.address);
+        let not_copied = options::copy(own, held);
         let close_on_exec = self.proc.close_on_exec(process, number);
         if let Err(error) = seccomp::replace_descriptor(calls, call.id, listener.socket, number, close_on_exec) {
             return Answer::Error(error);
@@ -307,6 +306,7 @@ impl Keeper {
         }
         self.watch_listener(offer);
         self.tell_listener(offer);
+        self.tell_not_copied(generation, address, &not_copied);
         Answer::Success
     }
 
@@ -325,7 +325,8 @@ impl Keeper {
             return Ok(Answer::Continue);
         };
         let key = Key::of(&socket, address)?;
-        if let Some(offer) = self.offer(&service, &key, generation)
+        let offer = self.offer(&service, &key, generation);
+        if let Some(offer) = offer
             && let Ok(waiting) = self.epolls(process, call.arguments[0] as i32)
         {
             let answer = self.swap(generation, call, &socket, process, offer, &waiting);
@@ -334,16 +335,39 @@ impl Keeper {
                 let _ = rustix::net::listen(listener.socket, backlog);
                 self.release_own_probes(generation, &key);
             }
-            return Ok(answer);
+            if !matches!(answer, Answer::Error(error) if lacks_addfd(error)) {
+                return Ok(answer);
+            }
         }
         let binder = self.binder(generation, process);
         let newcomer = Newcomer { service: &service, key, socket, owner: Some(generation), origin: Origin::Adopted, backlog, binder };
-        let result = self.join(newcomer).map(|_| ());
-        if result.is_ok() {
-            self.release_unequal_holds(generation, &service, &key);
-            self.release_own_probes(generation, &key);
+        match self.join(newcomer) {
+            Ok(own) => {
+                if let Some(offer) = offer {
+                    self.end_hold(generation, offer, own, &key);
+                }
+                self.release_unequal_holds(generation, &service, &key);
+                self.release_own_probes(generation, &key);
+                Ok(Answer::Success)
+            }
+            Err(error) => Ok(Answer::Error(error)),
         }
-        Ok(answer_of(result))
+    }
+
+    /// What is held could not be put in the place of the server's own socket, which listens beside it now: who connects from here on reaches the
+    /// server, and ours is let go. What waited on it is reset, unless the kernel moves it (`net.ipv4.tcp_migrate_req`).
+    fn end_hold(&mut self, generation: GenerationId, hold: ListenerId, own: ListenerId, key: &Key) {
+        let Some(listener) = self.state.listener(hold) else { return };
+        let (service, selected) = (listener.service.clone(), self.state.is_selected(listener));
+        if selected && let Some(group) = self.state.group_mut(&service, key) {
+            let steps = group.order.select_also(own);
+            let _ = self.carry_out(&service, key, &steps, 0);
+        }
+        let waited = self.release(hold);
+        self.tell_listener(own);
+        let moved = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1");
+        let count = if moved { 0 } else { waited };
+        self.tell(Event::Reset { generation, held: key.address, own: key.address, count });
     }
 
     /// A listen on a socket that we have already.
@@ -398,4 +422,17 @@ pub(crate) fn answer_of(result: Result<(), Errno>) -> Answer {
         Ok(()) => Answer::Success,
         Err(error) => Answer::Error(error),
     }
+}
+
+/// Whether this very call was carried out before and its caller has not heard of it: we died over it, or a signal interrupted the caller while we
+/// worked (before Linux 5.19, which lacks `WAIT_KILLABLE_RECV`; Go signals its own threads), and its kernel makes the call again (signal(7),
+/// `SA_RESTART`). By itself a second bind of a socket is an error (`EINVAL`), which no server can want.
+fn is_done(socket: &OwnedFd, address: SocketAddr) -> bool {
+    let Ok(bound) = socket::address(socket) else { return false };
+    bound == address || (address.port() == 0 && bound.port() != 0 && bound.ip() == address.ip())
+}
+
+/// Whether it is the answer of a kernel that cannot put a descriptor into another process (`SECCOMP_IOCTL_NOTIF_ADDFD`, Linux 5.9).
+fn lacks_addfd(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOTTY)
 }

@@ -12,6 +12,7 @@ use crate::life::Life;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use stayput_kernel::credentials::{self, Credentials};
+use stayput_kernel::process::Cloned;
 use stayput_kernel::procfs::Proc;
 use stayput_kernel::socket::ADDRESS_MAX;
 use stayput_kernel::table::TableFd;
@@ -76,7 +77,7 @@ fn as_user(life: Life, pid: i32, errand: Errand) -> Result<i32, Errno> {
         return Err(Errno::PERM);
     }
     life.put_errand_result(Err(Errno::PERM));
-    let Some(clone) = process::clone_sharing_descriptors()? else {
+    let Cloned::Parent { pid: clone, pidfd: ended } = process::clone_helper()? else {
         let done = credentials::set_dumpable(false)
             .and_then(|()| Credentials { uid, gid, groups: Vec::new() }.assume())
             .and_then(|()| credentials::set_dumpable(false))
@@ -84,7 +85,6 @@ fn as_user(life: Life, pid: i32, errand: Errand) -> Result<i32, Errno> {
         life.put_errand_result(done);
         process::exit_now(0)
     };
-    let ended = process::pidfd(clone)?;
     let in_time = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&PATIENCE)) == Ok(1);
     if !in_time {
         // Stopped by somebody of its user.

@@ -283,7 +283,7 @@ impl Keeper {
             self.state.generations.iter().filter(|generation| generation.pid == 0).map(|generation| generation.id).collect();
         for id in lost {
             let oldest = self.members(id).into_iter().map(|seen| seen.pid).min();
-            let pidfd = oldest.and_then(|pid| process::pidfd(pid).ok());
+            let pidfd = oldest.and_then(|pid| process::addressee(pid).ok());
             let Some(generation) = self.state.generation_mut(id) else { continue };
             if let (Some(pid), Some(pidfd)) = (oldest, pidfd) {
                 generation.pid = pid;

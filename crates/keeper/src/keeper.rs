@@ -91,8 +91,8 @@ pub(crate) struct Keeper {
     pub(crate) daemon_due: Option<u64>,
     pub(crate) epoll: OwnedFd,
     children: OwnedFd,
-    /// Kept open so that its place in the epoll stays.
-    guard: OwnedFd,
+    /// Kept open so that its place in the epoll stays. Where no pidfd can be opened, a signal tells of its end.
+    guard: Option<OwnedFd>,
     pub(crate) releases: Option<DestroyEvents>,
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Room in the daemon's queue is waited for.
@@ -122,6 +122,10 @@ pub(crate) fn run(life: Life, journal: Journal, state: State) -> Result<Outcome,
             keeper.commit();
             return Ok(Outcome::Ended);
         }
+        if keeper.is_orphan() {
+            keeper.commit();
+            return Ok(Outcome::GuardDied);
+        }
         keeper.act_on_timers();
         keeper.commit();
         events.clear();
@@ -144,7 +148,13 @@ impl Keeper {
     fn new(life: Life, journal: Journal, state: State) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let children = process::signals(&[rustix::process::Signal::CHILD.as_raw()])?;
-        let guard = process::pidfd(life.guard_pid())?;
+        let guard = match process::pidfd(life.guard_pid()) {
+            Err(Errno::NOSYS | Errno::PERM) => {
+                process::signal_at_parents_end(rustix::process::Signal::CHILD.as_raw())?;
+                None
+            }
+            other => Some(other?),
+        };
         let proc = Proc::open().map_err(|error| error.errno)?;
         let keeper = Self {
             life,
@@ -166,7 +176,9 @@ impl Keeper {
             ended: false,
         };
         keeper.watch(Source::Children, &keeper.children);
-        keeper.watch(Source::GuardDeath, &keeper.guard);
+        if let Some(guard) = &keeper.guard {
+            keeper.watch(Source::GuardDeath, guard);
+        }
         if let Ok(pipe) = TableFd::from_number(life.guard_descriptors().pipe_read) {
             keeper.watch(Source::GuardPipe, pipe);
         }
@@ -177,7 +189,8 @@ impl Keeper {
     fn take_over(&mut self) {
         let mut known = self.state.descriptors();
         known.extend(self.life.guard_descriptors().all());
-        known.extend([self.epoll.as_raw_fd(), self.children.as_raw_fd(), self.guard.as_raw_fd()]);
+        known.extend([self.epoll.as_raw_fd(), self.children.as_raw_fd()]);
+        known.extend(self.guard.iter().map(AsRawFd::as_raw_fd));
         known.insert(std::os::fd::AsFd::as_fd(&self.proc).as_raw_fd());
         if self.life.keeper_deaths() > 0 {
             // What a predecessor had opened and not written down. Unreadable /proc: it stays open, and nothing else is wrong.
@@ -202,7 +215,7 @@ impl Keeper {
         self.reap();
         self.find_lost_exits();
         self.watch_channel();
-        if self.state.daemon.pid == 0 || self.state.daemon.channel.is_none() || process::pidfd(self.state.daemon.pid).is_err() {
+        if self.state.daemon.pid == 0 || self.state.daemon.channel.is_none() || process::addressee(self.state.daemon.pid).is_err() {
             if self.state.daemon.pid != 0 {
                 self.on_daemon_exit();
             }
@@ -213,6 +226,13 @@ impl Keeper {
         if !self.state.waiting.is_empty() {
             self.try_holds();
         }
+    }
+
+    /// The guard has ended and no descriptor could tell of it: our parent is another. (As every keeper's first parent is its guard, this is true
+    /// from the start if it ended before we asked to be told.)
+    fn is_orphan(&self) -> bool {
+        let parent = || rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+        self.guard.is_none() && parent() != self.life.guard_pid()
     }
 
     pub(crate) fn watch(&self, source: Source, descriptor: impl std::os::fd::AsFd) {

@@ -15,6 +15,7 @@ mod journal;
 mod keeper;
 mod life;
 pub mod measure;
+mod options;
 mod passing;
 pub mod protocol;
 mod records;

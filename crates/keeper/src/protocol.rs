@@ -362,7 +362,8 @@ pub enum Event {
         /// A process of it has an `io_uring`, with which one can bind past the filter.
         ring: bool,
     },
-    /// The generation listens elsewhere than where the port was held for it, so what waited there could not be given to it and was reset.
+    /// The generation listens elsewhere than where the port was held for it, so what waited there could not be given to it and was reset. If
+    /// `held` and `own` are the same, what was held could not be put in the place of the generation's own socket (no `ADDFD`).
     Reset {
         /// Who listens.
         generation: GenerationId,
@@ -372,6 +373,15 @@ pub enum Event {
         own: SocketAddr,
         /// Connections that waited.
         count: u32,
+    },
+    /// Options that the service had set of its own socket and that the one in its place could not be given.
+    NotCopied {
+        /// Whose.
+        generation: GenerationId,
+        /// Where it binds.
+        address: SocketAddr,
+        /// Their names, as in `SO_MARK`.
+        options: Vec<String>,
     },
     /// A same-user socket of a process that is not of this service shares or shadows the port.
     Stranger {

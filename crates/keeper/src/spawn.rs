@@ -135,6 +135,8 @@ impl Keeper {
             served: false,
             unlimited: unlimited.clone(),
             given: Vec::new(),
+            sees_options: false,
+            options: Vec::new(),
         });
         self.commit();
         match process::clone() {
@@ -242,7 +244,8 @@ impl Keeper {
             };
             let Some(generation) = self.state.generation_mut(id) else { return };
             match said {
-                Some(Report::Trapped(calls)) => {
+                Some(Report::Trapped(calls, options)) => {
+                    generation.sees_options = options;
                     generation.calls = Some(TableFd::keep(calls));
                     generation.trap = Some(Trap::Active);
                     self.watch_generation(id);

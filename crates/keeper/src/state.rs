@@ -6,6 +6,7 @@ use crate::records::{Entry, Record, Table};
 use crate::steering::{Member, Order};
 use serde::{Deserialize, Serialize};
 use stayput_kernel::cgroup::Cgroup;
+use stayput_kernel::options::SetOption;
 use stayput_kernel::socket::Key;
 use stayput_kernel::table::TableFd;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +105,10 @@ pub(crate) struct Generation {
     pub(crate) unlimited: Vec<(String, i32)>,
     /// Sockets of ours that were put in the place of its own and that it does not listen on yet, with their inodes.
     pub(crate) given: Vec<(u32, Key, TableFd)>,
+    /// What it sets of its sockets before it binds them is caught, as far as it matters to listeners alone.
+    pub(crate) sees_options: bool,
+    /// That, by the inode of its socket, in the order of the calls.
+    pub(crate) options: Vec<(u32, SetOption)>,
 }
 
 /// Where a generation's `sd_notify` messages are sent to.

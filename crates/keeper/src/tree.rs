@@ -171,10 +171,10 @@ impl Keeper {
 
     /// The descriptor first, then the check that it is still the process that was found: no stranger is ever signalled.
     fn signal_seen(&self, seen: Seen, signal: i32) {
-        if let Ok(pidfd) = process::pidfd(seen.pid)
+        if let Ok(addressee) = process::addressee(seen.pid)
             && self.proc.stat(seen.pid).is_ok_and(|stat| stat.start_ticks == seen.start_ticks)
         {
-            let _ = process::signal(&pidfd, signal);
+            let _ = process::signal(&addressee, signal);
         }
     }
 

@@ -47,7 +47,7 @@ fn bind_and_listen_caught(bencher: Bencher<'_, '_>) {
         let (give, take) = mpsc::channel();
         // Before the filter, which its thread would inherit.
         std::thread::spawn(move || answer_all(&take.recv().expect("the filter's descriptor")));
-        give.send(seccomp::install().expect("a filter")).expect("it waits");
+        give.send(seccomp::install(seccomp::Catch::Listeners).expect("a filter")).expect("it waits");
     });
     bencher.bench_local(move || black_box(listen_on(address)));
 }

@@ -22,7 +22,7 @@ pub const SOCKETCALL_BIND: u32 = 2;
 pub const SOCKETCALL_LISTEN: u32 = 4;
 
 /// Bit in a system call number that marks the x32 convention (`__X32_SYSCALL_BIT`, asm/unistd.h). It has the audit number of x86_64.
-const X32: u32 = 0x4000_0000;
+pub const X32: u32 = 0x4000_0000;
 
 /// 64-bit x86 with x32 and i386 (arch/x86/entry/syscalls/syscall_64.tbl, syscall_32.tbl).
 pub const X86_64: &[Convention] = &[

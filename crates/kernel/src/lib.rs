@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod epoll;
 pub mod limits;
 pub mod memory;
+pub mod options;
 pub mod process;
 pub mod reuseport;
 pub mod seccomp;

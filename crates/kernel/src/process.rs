@@ -50,6 +50,23 @@ pub fn clone_sharing_descriptors() -> Result<Option<i32>, Errno> {
     Ok((pid != 0).then_some(pid))
 }
 
+/// As [`clone_sharing_descriptors`], with a pidfd of the new process, which both have: for a helper that is waited for. (`CLONE_PIDFD` is older than
+/// `pidfd_open`, and not refused where that is.)
+///
+/// # Errors
+/// As [`clone`].
+///
+/// # Panics
+/// As [`clone`].
+pub fn clone_helper() -> Result<Cloned, Errno> {
+    let mut pidfd: i32 = -1;
+    match raw_clone(libc::CLONE_FILES | libc::CLONE_PIDFD, &mut pidfd)? {
+        0 => Ok(Cloned::Child),
+        // SAFETY: CLONE_PIDFD stored a new descriptor; the child, which has it as well, knows nothing of it.
+        pid => Ok(Cloned::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
 fn raw_clone(flags: libc::c_int, pidfd: &mut i32) -> Result<i32, Errno> {
     assert_eq!(threads(), 1, "clone needs a process with a single thread");
     let nothing: libc::c_ulong = 0;
@@ -143,13 +160,41 @@ pub fn reap(pid: i32) {
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
 }
 
-/// A descriptor that refers to the process with this id now.
+/// A descriptor that refers to the process with this id now (`pidfd_open`, Linux 5.3): for [`signal`] and [`duplicate`], and readable when it has ended.
 ///
 /// # Errors
-/// `ESRCH`: there is none.
+/// `ESRCH`: there is none. `ENOSYS`, `EPERM`: no such call here (an older kernel, or a filter above us).
 pub fn pidfd(pid: i32) -> Result<OwnedFd, Errno> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+}
+
+/// A descriptor that refers to the process with this id now, for [`signal`] alone: a pidfd or, where none can be opened, the process's
+/// directory in `/proc`, which stands for it as well (pidfd_send_signal(2), Linux 5.1). Only a pidfd becomes readable when the process ends.
+///
+/// # Errors
+/// `ESRCH`: there is none.
+pub fn addressee(pid: i32) -> Result<OwnedFd, Errno> {
+    match pidfd(pid) {
+        Err(Errno::NOSYS | Errno::PERM) => by_directory(pid),
+        other => other,
+    }
+}
+
+fn by_directory(pid: i32) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|error| if error == Errno::NOENT { Errno::SRCH } else { error })
+}
+
+/// Sends this process a signal when its parent ends (`PR_SET_PDEATHSIG`). A parent that has ended already is not told of: ask for it afterwards.
+///
+/// # Errors
+/// `EINVAL`: no such signal.
+pub fn signal_at_parents_end(signal: i32) -> Result<(), Errno> {
+    // SAFETY: a number in, nothing out.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
 /// A duplicate of another process's descriptor (`pidfd_getfd`, Linux 5.6), close-on-exec.
@@ -267,6 +312,17 @@ mod tests {
         let status = child.wait().expect("wait");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
         assert_eq!(signal(&handle, libc::SIGTERM), Err(Errno::SRCH));
+    }
+
+    #[test]
+    fn a_directory_in_proc_takes_signals_for_its_process_only() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("spawn");
+        let pid = child.id() as i32;
+        let handle = by_directory(pid).expect("open");
+        signal(&handle, libc::SIGTERM).expect("signal");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().expect("wait")), Some(libc::SIGTERM));
+        assert_eq!(signal(&handle, libc::SIGTERM), Err(Errno::SRCH));
+        assert_eq!(by_directory(pid).err(), Some(Errno::SRCH));
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! [seccomp(2)]: https://man7.org/linux/man-pages/man2/seccomp.2.html
 //! [seccomp_unotify(2)]: https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html
 
-use crate::arch::{Convention, NATIVE, SOCKETCALL_BIND, SOCKETCALL_LISTEN};
+use crate::arch::{Convention, NATIVE, SOCKETCALL_BIND, SOCKETCALL_LISTEN, X32};
 use crate::memory::{SharedRegion, errno};
+use crate::options::OF_LISTENERS;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -62,15 +63,51 @@ fn program(conventions: &[Convention]) -> Vec<libc::sock_filter> {
     code
 }
 
+/// What lets `setsockopt` notify for [`OF_LISTENERS`] alone, in the native convention; all else goes on behind it. Level and name are compared as
+/// one number.
+fn options_program() -> Vec<libc::sock_filter> {
+    use libc::{BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LSH, BPF_MISC, BPF_OR, BPF_RET, BPF_TAX, BPF_W, BPF_X};
+    let load = |offset| instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, offset);
+    let equal = |value, then, otherwise| instruction(BPF_JMP | BPF_JEQ | BPF_K, then, otherwise, value);
+    let answer = |value| instruction(BPF_RET | BPF_K, 0, 0, value);
+    let mut body = vec![
+        load(DATA_ARGUMENTS + 8),
+        instruction(BPF_ALU | BPF_LSH | BPF_K, 0, 0, 16),
+        instruction(BPF_MISC | BPF_TAX, 0, 0, 0),
+        load(DATA_ARGUMENTS + 16),
+        instruction(BPF_ALU | BPF_OR | BPF_X, 0, 0, 0),
+    ];
+    for (left, (level, name, _)) in (1..=OF_LISTENERS.len() as u8).rev().zip(OF_LISTENERS) {
+        body.push(equal((level as u32) << 16 | name as u32, left, 0));
+    }
+    body.extend([answer(RET_ALLOW), answer(RET_USER_NOTIF)]);
+    let length = body.len() as u8;
+    let mut code = vec![load(DATA_ARCH), equal(NATIVE[0].audit, 0, length + 2), load(DATA_NUMBER), equal(SETSOCKOPT, 0, length)];
+    code.append(&mut body);
+    code
+}
+
+/// The native `setsockopt(2)`.
+const SETSOCKOPT: u32 = libc::SYS_setsockopt as u32;
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Catch {
+    /// `bind` and `listen`.
+    Listeners,
+    /// The options of [`OF_LISTENERS`] as well: for where the socket itself cannot be looked at.
+    Options,
+}
+
 /// Installs the filter in the calling thread; it and all that it starts will ask the owner of the returned descriptor at
-/// every `bind` and `listen`. Sets `no_new_privs` only if the kernel demands it (no `CAP_SYS_ADMIN`).
+/// every `bind` and `listen`, and at what else is to be caught. Sets `no_new_privs` only if the kernel demands it (no `CAP_SYS_ADMIN`).
 ///
 /// # Errors
 /// `EBUSY`: a filter above this one has a listener already. `EINVAL`/`ENOSYS`: no support (Linux ≥ 5.0, not gVisor).
-pub fn install() -> Result<OwnedFd, Errno> {
+pub fn install(catch: Catch) -> Result<OwnedFd, Errno> {
     // Since 5.19 a signal that the caller handles cannot interrupt a bind that is being answered.
-    let install_best = || match install_once(Wait::Killable) {
-        Err(Errno::INVAL) => install_once(Wait::Interruptible),
+    let install_best = || match install_once(Wait::Killable, catch) {
+        Err(Errno::INVAL) => install_once(Wait::Interruptible, catch),
         other => other,
     };
     match install_best() {
@@ -122,8 +159,12 @@ pub(crate) enum Wait {
 ///
 /// # Errors
 /// As [`install`]; `EACCES`: without `CAP_SYS_ADMIN` it needs `no_new_privs`.
-pub(crate) fn install_once(wait: Wait) -> Result<OwnedFd, Errno> {
-    let mut instructions = program(NATIVE);
+pub(crate) fn install_once(wait: Wait, catch: Catch) -> Result<OwnedFd, Errno> {
+    let mut instructions = match catch {
+        Catch::Listeners => Vec::new(),
+        Catch::Options => options_program(),
+    };
+    instructions.extend(program(NATIVE));
     let program = libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() };
     let flags = match wait {
         Wait::Killable => FLAG_SPEC_ALLOW | FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV,
@@ -147,10 +188,12 @@ pub struct Notification {
     pub tid: i32,
     /// Which call.
     pub call: Call,
-    /// The call's first three arguments.
-    pub arguments: [u64; 3],
-    /// Instead, they are three 32-bit numbers at this address of the caller's memory, which may change: to be read once.
+    /// The call's first five arguments.
+    pub arguments: [u64; 5],
+    /// Instead, the first three are 32-bit numbers at this address of the caller's memory, which may change: to be read once.
     pub indirect: Option<u64>,
+    /// It was made in the native convention, the one in which options are caught.
+    pub native: bool,
 }
 
 /// The calls that the filter catches.
@@ -160,6 +203,8 @@ pub enum Call {
     Bind,
     /// `listen(fd, backlog)`
     Listen,
+    /// `setsockopt(fd, level, name, value, length)`
+    SetOption,
     /// Another number: the filter is not ours.
     Other(i32),
 }
@@ -202,13 +247,17 @@ pub fn peek(region: SharedRegion, offset: usize) -> Option<Notification> {
     if word(0) == 0 {
         return None;
     }
-    let arguments = [word(32), word(40), word(48)];
+    let arguments = [word(32), word(40), word(48), word(56), word(64)];
     let (call, indirect) = decode(half(16), half(20), arguments);
-    Some(Notification { id: word(0), tid: half(8) as i32, call, arguments, indirect })
+    let native = half(20) == NATIVE[0].audit && half(16) & X32 == 0;
+    Some(Notification { id: word(0), tid: half(8) as i32, call, arguments, indirect, native })
 }
 
 /// What a system call is, by number, audit number and arguments, and where its own arguments are if not there.
-fn decode(number: u32, audit: u32, arguments: [u64; 3]) -> (Call, Option<u64>) {
+fn decode(number: u32, audit: u32, arguments: [u64; 5]) -> (Call, Option<u64>) {
+    if (audit, number) == (NATIVE[0].audit, SETSOCKOPT) {
+        return (Call::SetOption, None);
+    }
     for convention in NATIVE.iter().filter(|convention| convention.audit == audit) {
         if number == convention.bind {
             return (Call::Bind, None);
@@ -304,11 +353,12 @@ mod tests {
     use super::*;
     use crate::arch::{AARCH64, X86_64};
 
-    /// Runs the few instructions that a filter has over `struct seccomp_data`.
-    fn run(code: &[libc::sock_filter], number: u32, audit: u32, first: u64) -> u32 {
-        use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    /// Runs the few instructions that a filter has over `struct seccomp_data`, in which arguments are what `arguments` says.
+    fn run(code: &[libc::sock_filter], number: u32, audit: u32, arguments: [u64; 3]) -> u32 {
+        use libc::{BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LSH, BPF_MISC, BPF_OR, BPF_RET, BPF_TAX, BPF_W, BPF_X};
         let (load, equal, answer) = ((BPF_LD | BPF_W | BPF_ABS) as u16, (BPF_JMP | BPF_JEQ | BPF_K) as u16, (BPF_RET | BPF_K) as u16);
-        let (mut at, mut accumulator) = (0, 0);
+        let (shift, keep, or) = ((BPF_ALU | BPF_LSH | BPF_K) as u16, (BPF_MISC | BPF_TAX) as u16, (BPF_ALU | BPF_OR | BPF_X) as u16);
+        let (mut at, mut accumulator, mut kept) = (0, 0_u32, 0);
         loop {
             let instruction = code[at];
             at += 1;
@@ -317,15 +367,42 @@ mod tests {
                     accumulator = match instruction.k {
                         DATA_NUMBER => number,
                         DATA_ARCH => audit,
-                        DATA_ARGUMENTS => first as u32,
+                        16 => arguments[0] as u32,
+                        24 => arguments[1] as u32,
+                        32 => arguments[2] as u32,
                         other => panic!("offset {other}"),
                     }
                 }
                 code if code == equal => at += usize::from(if accumulator == instruction.k { instruction.jt } else { instruction.jf }),
+                code if code == shift => accumulator <<= instruction.k,
+                code if code == keep => kept = accumulator,
+                code if code == or => accumulator |= kept,
                 code if code == answer => return instruction.k,
                 other => panic!("instruction {other:#x}"),
             }
         }
+    }
+
+    /// With the options caught, all else is as without; of them, exactly those.
+    #[test]
+    fn exactly_the_options_of_listeners_notify() {
+        let (without, with) = (program(NATIVE), [options_program(), program(NATIVE)].concat());
+        let audits: Vec<u32> = NATIVE.iter().map(|convention| convention.audit).chain([0]).collect();
+        for audit in audits {
+            for number in (0..600).filter(|number| (audit, *number) != (NATIVE[0].audit, SETSOCKOPT)) {
+                assert_eq!(run(&with, number, audit, [2, 0, 0]), run(&without, number, audit, [2, 0, 0]), "call {number} of {audit:#x}");
+            }
+        }
+        for level in 0..300 {
+            for name in 0..300 {
+                let ours = OF_LISTENERS.iter().any(|(known, one, _)| (i64::from(*known), i64::from(*one)) == (level, name));
+                let wanted = if ours { RET_USER_NOTIF } else { RET_ALLOW };
+                let arguments = [7, level as u64, name as u64];
+                assert_eq!(run(&with, SETSOCKOPT, NATIVE[0].audit, arguments), wanted, "level {level}, name {name}");
+                assert_eq!(run(&without, SETSOCKOPT, NATIVE[0].audit, arguments), RET_ALLOW);
+            }
+        }
+        assert_eq!(decode(SETSOCKOPT, NATIVE[0].audit, [0; 5]), (Call::SetOption, None));
     }
 
     #[test]
@@ -340,7 +417,7 @@ mod tests {
                         let direct = known.iter().any(|known| number == known.bind || number == known.listen);
                         let indirect = known.iter().any(|known| Some(number) == known.socketcall) && [2, 4].contains(&first);
                         let wanted = if direct || indirect { RET_USER_NOTIF } else { RET_ALLOW };
-                        assert_eq!(run(&code, number, audit, first), wanted, "call {number:#x} of {audit:#x} with {first}");
+                        assert_eq!(run(&code, number, audit, [first, 0, 0]), wanted, "call {number:#x} of {audit:#x} with {first}");
                     }
                 }
             }
@@ -351,13 +428,13 @@ mod tests {
     #[test]
     fn a_call_is_known_by_its_convention_and_its_arguments_are_found() {
         let (x86_64, i386) = (0xc000_003e, 0x4000_0003);
-        let direct = [3, 4096, 16];
+        let direct = [3, 4096, 16, 0, 0];
         assert_eq!(decode(49, x86_64, direct), (Call::Bind, None));
         assert_eq!(decode(0x4000_0000 + 50, x86_64, direct), (Call::Listen, None));
         assert_eq!(decode(361, i386, direct), (Call::Bind, None));
-        assert_eq!(decode(102, i386, [2, 4096, 16]), (Call::Bind, Some(4096)));
-        assert_eq!(decode(102, i386, [4, 4096, 16]), (Call::Listen, Some(4096)));
+        assert_eq!(decode(102, i386, [2, 4096, 16, 0, 0]), (Call::Bind, Some(4096)));
+        assert_eq!(decode(102, i386, [4, 4096, 16, 0, 0]), (Call::Listen, Some(4096)));
         assert_eq!(decode(49, i386, direct), (Call::Other(49), None), "another call in that convention");
-        assert_eq!(decode(102, i386, [1, 4096, 16]), (Call::Other(102), None));
+        assert_eq!(decode(102, i386, [1, 4096, 16, 0, 0]), (Call::Other(102), None));
     }
 }

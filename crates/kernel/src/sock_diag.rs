@@ -18,6 +18,7 @@
 //! # Ok::<(), stayput_kernel::netlink::Error>(())
 //! ```
 
+mod listed;
 mod parse;
 mod unix;
 
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use crate::netlink::{Dump, Error, Netlink, push_attribute};
 
+pub(crate) use listed::each as listed;
 pub(crate) use parse::encode_exact;
 pub use parse::parse_inet;
 pub use unix::{UnixSocket, parse_unix};
@@ -290,6 +292,12 @@ impl Query {
         self
     }
 
+    /// Whether a socket of the family that is asked for matches; the kernel does that itself with [`SockDiag::each`].
+    fn wants(&self, socket: &Socket) -> bool {
+        let number = u32::from(parse::state_number(socket.state)).min(31);
+        self.states.bits() >> number & 1 == 1 && self.ports.as_ref().is_none_or(|ports| ports.contains(&socket.local.port()))
+    }
+
     /// Type of the request, and its payload: `struct inet_diag_req_v2`, or `struct inet_diag_req` for both families; then the
     /// attributes.
     fn encode(&self) -> (u16, Vec<u8>) {
@@ -362,7 +370,9 @@ fn port_filter(ports: &RangeInclusive<u16>) -> Vec<u8> {
 /// A netlink socket to ask with.
 #[derive(Debug)]
 pub struct SockDiag {
-    netlink: Netlink,
+    netlink: Option<Netlink>,
+    /// What the kernel refuses is read from `/proc/net/tcp`.
+    or_listed: bool,
 }
 
 impl SockDiag {
@@ -371,7 +381,22 @@ impl SockDiag {
     /// # Errors
     /// No netlink here (gVisor, a seccomp sandbox), or out of fds.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { netlink: Netlink::open(0)? })
+        Ok(Self { netlink: Some(Netlink::open(0)?), or_listed: false })
+    }
+
+    /// Opens it or, where it is refused, reads `/proc/net/tcp` and `/proc/net/tcp6` instead: TCP alone, without [`Socket::tcp_info`] and the rest of
+    /// what is optional in a [`Socket`], and never [`States::BOUND_ONLY`].
+    pub fn open_or_listed() -> Self {
+        Self { netlink: Netlink::open(0).ok(), or_listed: true }
+    }
+
+    /// Where the answers come from: `sock_diag`, or the list.
+    pub fn source(&self) -> &'static str {
+        if self.netlink.is_some() { "sock_diag" } else { "/proc/net/tcp" }
+    }
+
+    fn netlink(&mut self) -> Result<&mut Netlink, Error> {
+        self.netlink.as_mut().ok_or(Error::Call { call: "socket", source: std::io::ErrorKind::Unsupported.into() })
     }
 
     /// Hands every socket that matches to `on`, as the kernel sends them.
@@ -379,13 +404,22 @@ impl SockDiag {
     /// # Errors
     /// The call failed, or the kernel lacks this family or protocol (ENOENT, EINVAL).
     pub fn each(&mut self, query: &Query, mut on: impl FnMut(Socket)) -> Result<Dump, Error> {
+        let Some(netlink) = &mut self.netlink else { return listed::each(query, on) };
         let (kind, payload) = query.encode();
-        self.netlink.dump("list sockets", kind, &payload, |message| {
+        let asked = netlink.dump("list sockets", kind, &payload, |message| {
             if let Some(mut socket) = parse_inet(message.payload) {
                 socket.protocol = query.protocol;
                 on(socket);
             }
-        })
+        });
+        match asked {
+            // A kernel without inet_diag says so at the beginning: nothing was handed over yet.
+            Err(error) if self.or_listed && matches!(error.errno(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EPERM | libc::EACCES)) => {
+                self.netlink = None;
+                listed::each(query, on)
+            }
+            other => other,
+        }
     }
 
     /// All sockets that match.
@@ -404,7 +438,7 @@ impl SockDiag {
     /// The call failed, or the kernel lacks `unix_diag`.
     pub fn unix_sockets(&mut self, states: States) -> Result<Vec<UnixSocket>, Error> {
         let mut sockets = Vec::new();
-        self.netlink.dump("list unix sockets", BY_FAMILY, &unix::encode(states), |message| {
+        self.netlink()?.dump("list unix sockets", BY_FAMILY, &unix::encode(states), |message| {
             sockets.extend(parse_unix(message.payload));
         })?;
         Ok(sockets)
@@ -418,7 +452,7 @@ impl SockDiag {
     /// # Errors
     /// EPERM without CAP_NET_ADMIN; ENOENT if the socket is gone; EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
     pub fn destroy(&mut self, socket: &Socket) -> Result<(), Error> {
-        self.netlink.request("destroy the socket", DESTROY, &encode_exact(socket))
+        self.netlink()?.request("destroy the socket", DESTROY, &encode_exact(socket))
     }
 }
 

@@ -9,15 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Longest socket address that the kernel accepts, in bytes (`struct sockaddr_storage`).
 pub const ADDRESS_MAX: usize = 128;
 
-fn option<T: Copy>(socket: impl AsFd, level: i32, name: i32, mut value: T) -> Result<T, Errno> {
+pub(crate) fn option<T: Copy>(socket: impl AsFd, level: i32, name: i32, mut value: T) -> Result<T, Errno> {
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `value`, whose type is a plain integer or C struct of
-    // integers at every call in this file.
+    // integers at every call in this crate.
     let result = unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
     if result < 0 { Err(errno()) } else { Ok(value) }
 }
 
-fn set_option<T: Copy>(socket: impl AsFd, level: i32, name: i32, value: &T) -> Result<(), Errno> {
+pub(crate) fn set_option<T: Copy>(socket: impl AsFd, level: i32, name: i32, value: &T) -> Result<(), Errno> {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`, its size.
     let result = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
@@ -289,70 +289,6 @@ pub fn fill_queue(listener: impl AsFd, before: impl FnOnce(u16)) -> Result<(), E
     }
 }
 
-/// Options of a listening socket that its accepted sockets inherit or that change how it accepts.
-const INT_OPTIONS: [(i32, i32); 15] = [
-    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
-    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
-    (libc::SOL_SOCKET, libc::SO_PRIORITY),
-    (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
-    (libc::SOL_SOCKET, libc::SO_BUSY_POLL),
-    (libc::IPPROTO_IP, libc::IP_TOS),
-    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
-    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
-    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
-    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
-    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
-];
-
-/// Gives one socket the settings of another, as far as they differ: options, `O_NONBLOCK`. Used when our socket takes the
-/// place of one that a process has already set up. Returns the options (level, name) that could not be copied.
-pub fn copy_settings(from: impl AsFd, to: impl AsFd) -> Vec<(i32, i32)> {
-    let mut failed = Vec::new();
-    for (level, name) in INT_OPTIONS {
-        let (Ok(wanted), Ok(present)) = (option(&from, level, name, 0_i32), option(&to, level, name, 0_i32)) else {
-            continue; // not an option of this family or kernel
-        };
-        if wanted != present && set_option(&to, level, name, &wanted).is_err() {
-            failed.push((level, name));
-        }
-    }
-    // The kernel doubles what is set here and returns the double.
-    for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
-        if let (Ok(wanted), Ok(present)) = (option(&from, libc::SOL_SOCKET, name, 0_i32), option(&to, libc::SOL_SOCKET, name, 0_i32))
-            && wanted != present
-            && set_option(&to, libc::SOL_SOCKET, name, &(wanted / 2)).is_err()
-        {
-            failed.push((libc::SOL_SOCKET, name));
-        }
-    }
-    let no_linger = libc::linger { l_onoff: 0, l_linger: 0 };
-    if let Ok(wanted) = option(&from, libc::SOL_SOCKET, libc::SO_LINGER, no_linger)
-        && set_option(&to, libc::SOL_SOCKET, libc::SO_LINGER, &wanted).is_err()
-    {
-        failed.push((libc::SOL_SOCKET, libc::SO_LINGER));
-    }
-    let timeout = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        if let Ok(wanted) = option(&from, libc::SOL_SOCKET, name, timeout)
-            && set_option(&to, libc::SOL_SOCKET, name, &wanted).is_err()
-        {
-            failed.push((libc::SOL_SOCKET, name));
-        }
-    }
-    if let (Ok(wanted), Ok(present)) = (rustix::fs::fcntl_getfl(&from), rustix::fs::fcntl_getfl(&to)) {
-        let nonblock = rustix::fs::OFlags::NONBLOCK;
-        let flags = (present - nonblock) | (wanted & nonblock);
-        if flags != present && rustix::fs::fcntl_setfl(&to, flags).is_err() {
-            failed.push((0, libc::O_NONBLOCK));
-        }
-    }
-    failed
-}
-
 #[cfg(test)]
 pub(crate) fn listener_for_test(address: SocketAddr) -> OwnedFd {
     bound(&Key::new(address, false), true).expect("bind")
@@ -387,25 +323,6 @@ mod tests {
         let tried = std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(100));
         assert_eq!(tried.err().map(|error| error.kind()), Some(std::io::ErrorKind::TimedOut));
         assert_eq!(accept_queue(&listener), Ok(1));
-    }
-
-    #[test]
-    fn settings_travel_to_the_socket_that_takes_the_place() {
-        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let (from, to) = (listener_for_test(any), listener_for_test(any));
-        set_option(&from, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32).expect("set");
-        set_option(&from, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &5_i32).expect("set");
-        set_option(&from, libc::SOL_SOCKET, libc::SO_RCVBUF, &65_536_i32).expect("set");
-        set_option(&from, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 3 }).expect("set");
-        rustix::io::ioctl_fionbio(&from, true).expect("set");
-        assert_eq!(copy_settings(&from, &to), []);
-        assert!(flag(&to, libc::IPPROTO_TCP, libc::TCP_NODELAY).expect("get"));
-        for (level, name) in [(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT), (libc::SOL_SOCKET, libc::SO_RCVBUF)] {
-            assert_eq!(option(&to, level, name, 0_i32), option(&from, level, name, 0_i32));
-        }
-        let linger = option(&to, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 }).expect("get");
-        assert_eq!((linger.l_onoff, linger.l_linger), (1, 3));
-        assert!(rustix::fs::fcntl_getfl(&to).expect("flags").contains(rustix::fs::OFlags::NONBLOCK));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::credentials::Credentials;
 use crate::limits::Rlimit;
 use crate::memory::errno;
+use crate::seccomp::Catch;
 use crate::{process, seccomp};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -80,8 +81,8 @@ pub struct Exec<'fd> {
 /// What a child tells over its report socket (`SOCK_SEQPACKET`). The end of the stream means: executed.
 #[derive(Debug)]
 pub enum Report {
-    /// The filter is in; this descriptor answers its calls.
-    Trapped(OwnedFd),
+    /// The filter is in; this descriptor answers its calls; whether options of sockets are among them ([`Catch::Options`]).
+    Trapped(OwnedFd, bool),
     /// The filter could not be installed; the command runs without. True: [`Report::Asks`] follows.
     NotTrapped(Errno, bool),
     /// It waits for the sockets ([`pass`]).
@@ -130,8 +131,11 @@ fn steps(exec: &Exec<'_>, report: &OwnedFd, floor: i32) -> Result<std::convert::
     // Before the user changes: who has the right to needs no no_new_privs for it.
     let mut asks = exec.passed.as_ref().is_some_and(|passed| passed.always);
     if exec.trap {
-        match seccomp::install() {
-            Ok(listener) => send(report, &encode(b'T', 0, Errno::from_raw_os_error(1), 0), Some(listener.as_fd())),
+        // Where nobody may look at its sockets, what it sets of them is to be seen.
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let blind = process::pidfd(own).and_then(|own| process::duplicate(&own, 0)).is_err();
+        match seccomp::install(if blind { Catch::Options } else { Catch::Listeners }) {
+            Ok(listener) => send(report, &encode(b'T', 0, Errno::from_raw_os_error(1), i32::from(blind)), Some(listener.as_fd())),
             Err(error) => {
                 asks = exec.passed.is_some();
                 send(report, &encode(b'N', 0, error, i32::from(asks)), None);
@@ -340,7 +344,7 @@ pub fn receive(report: impl AsFd) -> Result<Option<Option<Report>>, Errno> {
     let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let (error, detail) = (Errno::from_raw_os_error(number(2)), number(6));
     match (bytes[0], listener) {
-        (b'T', Some(listener)) => Ok(Some(Some(Report::Trapped(listener)))),
+        (b'T', Some(listener)) => Ok(Some(Some(Report::Trapped(listener, detail != 0)))),
         (b'N', None) => Ok(Some(Some(Report::NotTrapped(error, detail != 0)))),
         (b'A', None) => Ok(Some(Some(Report::Asks))),
         (b'F', None) => Ok(Some(Some(Report::Failed(*STAGES.get(bytes[1] as usize).ok_or(Errno::IO)?, error, detail)))),

@@ -129,6 +129,8 @@ pub struct Facts {
     pub refuses_on_overflow: bool,
     /// Our own listener in the kernel's list.
     pub listing: Tried,
+    /// The same in `/proc/net/tcp`.
+    pub listed: Tried,
     /// The event of a released port.
     pub release_event: Tried,
     /// `io_uring` can bind past the filter.

@@ -1,4 +1,5 @@
-//! Clients of any server here, with a fresh connection per request: HTTP for most, PING for Redis; and who it is that answers.
+//! Clients of any server here, with a fresh connection per request: HTTP for most, a question of their own for Redis and memcached; and who it is that
+//! answers.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -44,7 +45,18 @@ pub struct Clients(Kind);
 #[derive(Debug)]
 enum Kind {
     Http(Load),
-    Redis(Ping),
+    Other(Ping),
+}
+
+/// What is asked of a server that does not speak HTTP, and what ends its answer.
+type Question = (&'static [u8], &'static [u8]);
+
+fn question(server: Further) -> Option<Question> {
+    match server {
+        Further::Redis => Some((b"PING\r\n", b"+PONG\r\n")),
+        Further::Memcached => Some((b"mn\r\n", b"MN\r\n")),
+        _ => None,
+    }
 }
 
 impl Clients {
@@ -53,8 +65,8 @@ impl Clients {
     /// # Errors
     /// A load that cannot be started.
     pub fn start(server: Further, port: u16) -> std::io::Result<Self> {
-        if server == Further::Redis {
-            return Ok(Self(Kind::Redis(Ping::start(port))));
+        if let Some(question) = question(server) {
+            return Ok(Self(Kind::Other(Ping::start(port, question))));
         }
         let clients = usize::try_from(CLIENTS).unwrap_or(usize::MAX);
         let plan = Plan::port(port).clients(clients).think(PAUSE).timeout(PATIENCE).duration(Duration::from_mins(30));
@@ -68,7 +80,7 @@ impl Clients {
     pub fn wait_ok(&self, more: u64) -> Result<(), String> {
         match &self.0 {
             Kind::Http(load) => load.wait_ok(more, PATIENCE),
-            Kind::Redis(ping) => ping.wait_ok(more),
+            Kind::Other(ping) => ping.wait_ok(more),
         }
     }
 
@@ -78,7 +90,7 @@ impl Clients {
     /// The load's own failure.
     pub fn stop(self) -> std::io::Result<Seen> {
         match self.0 {
-            Kind::Redis(ping) => Ok(ping.stop()),
+            Kind::Other(ping) => Ok(ping.stop()),
             Kind::Http(load) => {
                 let report = load.stop()?;
                 Ok(Seen {
@@ -95,7 +107,7 @@ impl Clients {
     }
 }
 
-/// Closed-loop clients that send PING on a fresh connection and want PONG.
+/// Closed-loop clients that ask on a fresh connection and want the answer.
 #[derive(Debug)]
 struct Ping {
     stop: Arc<AtomicBool>,
@@ -104,20 +116,20 @@ struct Ping {
 }
 
 impl Ping {
-    fn start(port: u16) -> Self {
+    fn start(port: u16, question: Question) -> Self {
         let (stop, ok) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..CLIENTS).map(|_| {
             let (stop, ok) = (Arc::clone(&stop), Arc::clone(&ok));
-            std::thread::spawn(move || Self::client(port, &stop, &ok))
+            std::thread::spawn(move || Self::client(port, question, &stop, &ok))
         });
         Self { threads: threads.collect(), stop, ok }
     }
 
-    fn client(port: u16, stop: &AtomicBool, ok: &AtomicU64) -> Seen {
+    fn client(port: u16, (command, end): Question, stop: &AtomicBool, ok: &AtomicU64) -> Seen {
         let (mut seen, mut last) = (Seen::default(), Instant::now());
         while !stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
-            match redis(port, b"PING\r\n", b"+PONG\r\n") {
+            match ask(port, command, end) {
                 Ok(_) => {
                     seen.ok += 1;
                     ok.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +152,7 @@ impl Ping {
 
     fn wait_ok(&self, more: u64) -> Result<(), String> {
         let goal = self.ok.load(Ordering::Relaxed) + more;
-        wait::until_true("further answers to PING", PATIENCE, || self.ok.load(Ordering::Relaxed) >= goal)
+        wait::until_true("further answers", PATIENCE, || self.ok.load(Ordering::Relaxed) >= goal)
     }
 
     fn stop(self) -> Seen {
@@ -164,7 +176,7 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 /// One command on a fresh connection, read until `end` came.
-fn redis(port: u16, command: &[u8], end: &[u8]) -> std::io::Result<String> {
+fn ask(port: u16, command: &[u8], end: &[u8]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(command)?;
@@ -180,10 +192,14 @@ fn redis(port: u16, command: &[u8], end: &[u8]) -> std::io::Result<String> {
 
 /// The process that answers now: for a server with workers one of them.
 pub fn answering(server: Further, port: u16) -> Option<u32> {
-    if server == Further::Redis {
+    let told = match server {
         // A field that comes after the one that is wanted.
-        let answer = redis(port, b"INFO server\r\n", b"\nuptime_in_days:").ok()?;
-        return answer.lines().find_map(|line| line.trim_end().strip_prefix("process_id:"))?.parse().ok();
+        Further::Redis => Some(("process_id:", ask(port, b"INFO server\r\n", b"\nuptime_in_days:").ok()?)),
+        Further::Memcached => Some(("STAT pid ", ask(port, b"stats\r\n", b"END\r\n").ok()?)),
+        _ => None,
+    };
+    if let Some((field, answer)) = told {
+        return answer.lines().find_map(|line| line.trim_end().strip_prefix(field))?.parse().ok();
     }
     let once = Plan::port(port).clients(1).duration(Duration::from_millis(1)).timeout(PATIENCE);
     Some(once.run().ok()?.answerers.first()?.pid)

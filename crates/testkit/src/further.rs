@@ -52,11 +52,19 @@ pub enum Further {
     JavaNio,
     /// Apache with its event workers. Its listener defers accept: a connection is nobody's until data came.
     Apache,
+    /// HAProxy as master and worker: sockets with `SO_REUSEPORT`, which is its default.
+    HaProxy,
+    /// PHP's own server with two workers, which the main process forks after it listens.
+    Php,
+    /// The Erlang VM, which opens sockets in a driver of its own.
+    Erlang,
+    /// memcached: one thread accepts for the others. It does not speak HTTP.
+    Memcached,
 }
 
 impl Further {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::SocketIoGevent,
         Self::SocketIoEventlet,
         Self::FlaskDebug,
@@ -78,13 +86,25 @@ impl Further {
         Self::Redis,
         Self::JavaNio,
         Self::Apache,
+        Self::HaProxy,
+        Self::Php,
+        Self::Erlang,
+        Self::Memcached,
     ];
 
     /// Whether it is another process than the main one that answers: a worker, a reloader's child, the server behind a wrapper.
     pub fn worker_answers(self) -> bool {
         !matches!(
             self,
-            Self::SocketIoGevent | Self::SocketIoEventlet | Self::Uvicorn | Self::Waitress | Self::Vite | Self::Redis | Self::JavaNio
+            Self::SocketIoGevent
+                | Self::SocketIoEventlet
+                | Self::Uvicorn
+                | Self::Waitress
+                | Self::Vite
+                | Self::Redis
+                | Self::JavaNio
+                | Self::Erlang
+                | Self::Memcached
         )
     }
 
@@ -112,6 +132,10 @@ impl Further {
             Self::Redis => "redis",
             Self::JavaNio => "java-nio",
             Self::Apache => "apache",
+            Self::HaProxy => "haproxy",
+            Self::Php => "php",
+            Self::Erlang => "erlang",
+            Self::Memcached => "memcached",
         }
     }
 
@@ -127,7 +151,8 @@ impl Further {
             Self::Uvicorn => Server::Uvicorn.command(port, scratch),
             Self::Shell => words(&["sh", "-c", &format!("{}; true", Server::Node.command(port, scratch).join(" "))]),
             Self::Npm | Self::Vite | Self::NodeCluster | Self::NodeClusterShared => at.node(),
-            Self::Redis | Self::JavaNio => at.other(),
+            Self::Redis | Self::JavaNio | Self::Memcached | Self::Erlang | Self::Php => at.other(),
+            Self::HaProxy => at.haproxy(),
             Self::Apache => at.apache(),
             _ => at.python(),
         }
@@ -248,6 +273,14 @@ impl Place<'_> {
                 // Nothing is kept: two of them at once must not share a file.
                 words(&[&redis, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", &dir])
             }
+            Further::Memcached => {
+                // It insists on a name if it is root.
+                words(&[&self.installed("memcached"), "-u", "root", "-l", "127.0.0.1", "-p", port, "-U", "0"])
+            }
+            Further::Erlang => words(&[&self.installed("escript"), &self.source("echo.escript"), port]),
+            Further::Php => {
+                words(&["env", "PHP_CLI_SERVER_WORKERS=2", &self.installed("php"), "-S", &self.address, &self.source("answer.php")])
+            }
             _ => words(&[&self.installed("java"), "-XX:TieredStopAtLevel=1", &self.source("NioServer.java"), "--port", port]),
         }
     }
@@ -278,6 +311,24 @@ LuaMapHandler ^/ {script}
         let path = self.scratch.join(format!("apache-{}.conf", self.port));
         std::fs::write(&path, text).expect("Apache's configuration in the scratch directory");
         words(&[&self.installed("apache2"), "-DFOREGROUND", "-f", &path.display().to_string()])
+    }
+
+    fn haproxy(&self) -> Vec<String> {
+        let text = format!(
+            "defaults
+mode http
+timeout client 30s
+timeout connect 5s
+timeout server 30s
+frontend here
+bind {}
+http-request return status 200 content-type application/json lf-string '{{\"pid\": %pid, \"generation\": \"\", \"n\": \"%[url_param(n)]\"}}'
+",
+            self.address
+        );
+        let path = self.scratch.join(format!("haproxy-{}.cfg", self.port));
+        std::fs::write(&path, text).expect("HAProxy's configuration in the scratch directory");
+        words(&[&self.installed("haproxy"), "-W", "-f", &path.display().to_string()])
     }
 
     fn installed(&self, program: &str) -> String {

@@ -1,6 +1,7 @@
 //! Misbehaving servers, a load client that accounts for every connection, and a test environment.
 
 pub mod assets;
+pub mod below;
 pub mod clients;
 pub mod env;
 pub mod fake_control;
@@ -8,6 +9,7 @@ pub mod further;
 pub mod pages;
 pub mod port;
 pub mod process;
+pub mod python;
 pub mod reference;
 pub mod server;
 pub mod wait;

@@ -104,7 +104,7 @@ impl Copies<'_> {
         let child = command.spawn()?;
         let pid = child.id() as i32;
         // It is not reaped yet, so the number is its own.
-        let pidfd = process::pidfd(pid)?;
+        let pidfd = process::addressee(pid)?;
         let copy = &mut self.each[number];
         (copy.runs, copy.due) = (Some(Run { pid, pidfd, since: Instant::now() }), None);
         Ok(())

@@ -245,6 +245,31 @@ pub(crate) fn stranger_in_the_group(brain: &mut Brain, host: &str) {
     assert_eq!(answers(address, 50), ["2"], "he left, and the last moved into his place");
 }
 
+/// A stranger of the same user binds a more specific address of the port: he gets what is sent there, and is told of at the next change.
+pub(crate) fn stranger_on_one_address(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    brain.serve(1, address);
+    brain.listening(1);
+    let local = SocketAddr::from(([127, 0, 0, 1], address.port()));
+    let user = service_user().map_or(rustix::process::getuid().as_raw(), |user| user.uid);
+    let stranger =
+        stayput_kernel::socket::bound_as(&stayput_kernel::socket::Key::new(local, false), true, user).expect("the same user may");
+    rustix::net::listen(&stranger, 16).expect("listen");
+    let inode = stayput_kernel::socket::inode(&stranger).expect("inode");
+    brain.serve(2, address);
+    let told = brain.wait("stranger", |event| match event {
+        Event::Stranger { inode, address, .. } => Some((*inode, *address)),
+        _ => None,
+    });
+    assert_eq!(told, (inode, local));
+    brain.listening(2);
+    brain.done(Request::Steer { service: "web".into(), generation: GenerationId(2), share: None });
+    // He is in no group of ours: no index of it is his.
+    assert_eq!(answers(SocketAddr::from(([127, 0, 0, 2], address.port())), 50), ["2"]);
+    drop(stranger);
+    assert_eq!(answers(local, 20), ["2"]);
+}
+
 /// MPTCP listeners, as Go opens them: they cannot carry a program, the anchor does.
 pub(crate) fn mptcp(brain: &mut Brain, host: &str) {
     let address = free_address(host);

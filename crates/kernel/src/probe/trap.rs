@@ -3,7 +3,7 @@
 use super::{Child, Failure, Try, Words, call, hear, readable, say, unword, word, wrong};
 use crate::memory::SharedRegion;
 use crate::process;
-use crate::seccomp::{self, Answer, Call, Notification, Wait};
+use crate::seccomp::{self, Answer, Call, Catch, Notification, Wait};
 use crate::socket;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -70,11 +70,15 @@ fn caller(channel: &OwnedFd) {
 
 /// The filter's descriptor; whether it needed `no_new_privs`; with what `WAIT_KILLABLE_RECV` was refused.
 fn install() -> (Result<OwnedFd, Errno>, i64, i64) {
-    let first = seccomp::install_once(Wait::Killable);
+    let first = seccomp::install_once(Wait::Killable, Catch::Listeners);
     let needs = matches!(first, Err(Errno::ACCESS));
-    let best = if needs { rustix::thread::set_no_new_privs(true).and_then(|()| seccomp::install_once(Wait::Killable)) } else { first };
+    let best = if needs {
+        rustix::thread::set_no_new_privs(true).and_then(|()| seccomp::install_once(Wait::Killable, Catch::Listeners))
+    } else {
+        first
+    };
     let killable = word(best.as_ref().map_err(|errno| *errno));
-    let listener = if matches!(best, Err(Errno::INVAL)) { seccomp::install_once(Wait::Interruptible) } else { best };
+    let listener = if matches!(best, Err(Errno::INVAL)) { seccomp::install_once(Wait::Interruptible, Catch::Listeners) } else { best };
     (listener, i64::from(needs), killable)
 }
 

@@ -38,6 +38,20 @@ pub fn listing() -> Try {
     if found.iter().any(|socket| socket.inode == inode) { Ok(()) } else { wrong("sock_diag does not show our own listener") }
 }
 
+/// `/proc/net/tcp` lists our own listener, with its inode.
+///
+/// # Errors
+/// What failed.
+pub fn listed() -> Try {
+    let listener = listener()?;
+    let port = socket::address(&listener).map_err(call("getsockname"))?.port();
+    let inode = socket::inode(&listener).map_err(call("fstat"))?;
+    let query = Query::new(Family::V4, Protocol::Tcp, States::LISTEN).port(port);
+    let mut shown = false;
+    crate::sock_diag::listed(&query, |socket| shown |= socket.inode == inode).map_err(|error| Failure::Wrong(error.to_string()))?;
+    if shown { Ok(()) } else { wrong("/proc/net/tcp does not show our own listener") }
+}
+
 /// The kernel tells when a port is released.
 ///
 /// # Errors

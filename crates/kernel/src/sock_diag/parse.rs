@@ -92,7 +92,7 @@ fn address(family: Family, bytes: &[u8], port: u16, interface: Option<NonZeroU32
     })
 }
 
-fn state(number: u8) -> State {
+pub(super) fn state(number: u8) -> State {
     match number {
         1 => State::Established,
         2 => State::SynSent,
@@ -111,7 +111,7 @@ fn state(number: u8) -> State {
     }
 }
 
-fn state_number(state: State) -> u8 {
+pub(super) fn state_number(state: State) -> u8 {
     match state {
         State::Established => 1,
         State::SynSent => 2,

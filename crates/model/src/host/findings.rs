@@ -180,8 +180,8 @@ fn ptrace_improvement(facts: &Facts) -> Option<String> {
 }
 
 /// `holding` is `swap` then.
-const SWAPPED: &str = "sockets of ours are put in the place of a service's own when it binds (holding: swap): its ports are held and steered all the same, but options \
-                       that it sets before it binds are lost, and one that listens on [::] or registers with epoll before it binds is not held";
+const SWAPPED: &str = "sockets of ours are put in the place of a service's own when it binds (holding: swap): its ports are held and steered all the same, but some options \
+                       that it sets before it binds are lost (keep-alive, no delay, time limits), and one that registers with epoll before it binds, or binds to a device, is not held";
 
 fn duplicate(facts: &Facts) -> Finding {
     let what = ("duplicate", Group::Holding, "a duplicate of a child's socket (pidfd_getfd)");
@@ -203,7 +203,10 @@ fn read(facts: &Facts) -> Finding {
 fn replaced(facts: &Facts) -> Finding {
     let what = ("replace", Group::Holding, "a held socket put in the place of a child's (ADDFD, SETFD)");
     row(what, &facts.replaced, "a held socket can be given to a new process", |finding, _| {
-        finding.takes(&[(P1, Gone), (P4, Weaker)], "after a crash, with --no-overlap and with --port the held queue cannot be handed over; planned restarts beside each other remain")
+        let meaning = "the port is held all the same, and a server's own socket takes over when it listens; but what waited until then, after a crash, \
+                       with --no-overlap and with --port, is reset, and counted; planned restarts beside each other remain";
+        let moves = facts.migrating == Ok(false);
+        finding.takes(&[(P1, Weaker)], meaning).improve(moves.then_some("sysctl -w net.ipv4.tcp_migrate_req=1"))
     })
 }
 
@@ -212,7 +215,8 @@ fn unbroken(facts: &Facts) -> Finding {
     row(what, &facts.unbroken, "a signal does not interrupt a caught bind", |finding, _| {
         finding.takes(
             &[(P2, Weaker)],
-            "a server that signals itself while it starts (Go) can see EINTR from bind: that start fails, the old generation goes on",
+            "a bind that a signal interrupts is made again by the kernel, and succeeds (Go); under a handler without SA_RESTART it fails with EINTR: \
+             that start fails, the old generation goes on",
         )
     })
 }
@@ -295,6 +299,11 @@ fn migrating(facts: &Facts) -> Finding {
 fn listing(facts: &Facts) -> Finding {
     let what = ("listing", Group::Knowing, "our own listener in the kernel's list of sockets (sock_diag)");
     row(what, &facts.listing, "the kernel lists sockets, queues and connections", |finding, _| {
+        if facts.listed.is_ok() {
+            let meaning = "connections are read from /proc/net/tcp instead: whether one is idle cannot be told, so a drain waits for all of them; `why`, \
+                           `ports` and `free` do not work, and holders are not named";
+            return finding.takes(&[(P2, Weaker), (P4, Weaker)], meaning);
+        }
         finding.takes(&[(P2, Weaker), (P3, Weaker), (P4, Weaker)], "open connections cannot be seen: a drain takes its whole time, \"accepted\" cannot be checked (use --ready http, notify or log), holders are not named; the ledger says \"not measured\"")
     })
 }

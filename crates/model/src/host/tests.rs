@@ -38,6 +38,7 @@ fn well() -> Facts {
         held_queue: Ok(4096),
         refuses_on_overflow: false,
         listing: Ok(()),
+        listed: Ok(()),
         release_event: Ok(()),
         uring_binds: Ok(true),
         cgroup: Ok(()),
@@ -156,8 +157,17 @@ fn old_kernels() {
         close_range: fails("close_range", ENOSYS),
         ..well()
     });
-    assert_eq!(standings(&report), "gwkwkkk");
+    assert_eq!(standings(&report), "wwkkkkk");
     assert_eq!(finding(&report, "close_range").level, Level::Note);
+    assert_eq!(finding(&report, "replace").improve.as_deref(), Some("sysctl -w net.ipv4.tcp_migrate_req=1"), "what waits is moved then");
+}
+
+/// Without sock_diag connections are still found; without any list nothing can be said of them.
+#[test]
+fn sockets_are_listed_in_another_place_too() {
+    let refused = || fails("netlink socket", EPERM);
+    assert_eq!(standings(&judge(&Facts { listing: refused(), ..well() })), "kwkwkkk");
+    assert_eq!(standings(&judge(&Facts { listing: refused(), listed: fails("read /proc/net/tcp", EACCES), ..well() })), "kwwwkkk");
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(super) fn look() -> Facts {
         held_queue: tried(steer::held_queue()),
         refuses_on_overflow: here.refuses_on_overflow,
         listing: tried(watch::listing()),
+        listed: tried(watch::listed()),
         release_event: tried(watch::release_event()),
         uring_binds: tried(place::uring_binds()),
         cgroup: tried(place::cgroup()),
