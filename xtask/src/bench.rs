@@ -5,6 +5,7 @@
 mod compare;
 mod contestant;
 mod costs;
+mod figures;
 mod instructions;
 mod logs;
 mod micro;
@@ -173,13 +174,11 @@ pub(crate) fn count_instructions() -> Result<(), String> {
     instructions::run(&instructions::Options::default())
 }
 
-fn figures_path() -> PathBuf {
-    workspace().join("docs/bench/restart.json")
-}
+/// Name of the figures of `bench restart`.
+const NAME: &str = "restart";
 
 fn load_figures() -> Figures {
-    let text = std::fs::read_to_string(figures_path()).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+    figures::load(NAME).unwrap_or_default()
 }
 
 fn measure(options: &Options) -> Result<(), String> {
@@ -236,14 +235,7 @@ impl Bench {
 
     /// After each part, so that a part that fails costs nothing of the others.
     fn save(&self, figures: &Figures) -> Result<(), String> {
-        if self.options.quick {
-            return Ok(());
-        }
-        let path = figures_path();
-        let text = serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?;
-        std::fs::create_dir_all(path.parent().unwrap_or(&path))
-            .and_then(|()| std::fs::write(&path, text + "\n"))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+        if self.options.quick { Ok(()) } else { figures::save(NAME, figures) }
     }
 }
 

@@ -25,7 +25,7 @@ enum Task {
     Setup(setup::Arguments),
     /// Sets up, then runs every test of the workspace
     Test(test::Arguments),
-    /// Measures: `bench restart` beside other supervisors, `bench ports` beside lsof, fuser and ss
+    /// Measures: restarts, port questions, logs, many services, beside what else there is; each by its name
     Bench(bench::Arguments),
     /// Checks and tests the dashboard's page in a browser; `--build` makes its files anew
     Web(web::Arguments),

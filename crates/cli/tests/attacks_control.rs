@@ -260,6 +260,53 @@ fn floods_and_clients_that_never_read_delay_nobody(env) {
     host.down();
 }
 
+fn who_reads_nothing_has_no_place_that_another_wants(env) {
+    let (host, _) = two_services(env);
+    let watched = Watched::begin(&host);
+    let deaf = |request: &Request| {
+        let mut stream = connect(&host);
+        stream.set_nonblocking(true).unwrap();
+        // As much as the kernel takes; nothing is ever read, so that the answers soon fill their socket, and all places are in use.
+        let _ = stream.write(&[hello(), line(request).repeat(1000)].concat());
+        stream
+    };
+    let all: Vec<UnixStream> = (0..80).map(|_| deaf(&Request::Status {})).collect();
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let reply = host.ask(&Request::Status {});
+        assert!(matches!(reply, Reply::Status(_)), "{reply:?}");
+        // Left to themselves they would be hung up on after ten seconds.
+        assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    }
+    drop(all);
+    watched.is_unharmed();
+    host.down();
+}
+
+fn who_does_not_read_a_stream_leaves_it_to_others(env) {
+    // More than a socket takes.
+    let host = env.host("[service.chatty]\nshell = 'seq 1 300000; exec sleep 1000'\nready = 'log:^300000$'\n");
+    let follow = Request::Logs(LogsQuery { follow: true, ..LogsQuery::default() });
+    let deaf: Vec<UnixStream> = (0..48)
+        .map(|_| {
+            let mut stream = connect(&host);
+            stream.write_all(&[hello(), line(&follow)].concat()).unwrap();
+            // The first line of it: it has its place among the streams.
+            let mut byte = [0];
+            let mut lines = 0;
+            while lines < 2 {
+                stream.read_exact(&mut byte).unwrap();
+                lines += usize::from(byte[0] == b'\n');
+            }
+            stream
+        })
+        .collect();
+    let output = env.cli(["logs", "-n", "1", "--raw"], PATIENCE);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "300000\n", "{}", String::from_utf8_lossy(&output.stderr));
+    drop(deaf);
+    host.down();
+}
+
 fn five_hundred_connections_leave_room_for_one_more(env) {
     let (host, ports) = two_services(env);
     let watched = Watched::begin(&host);

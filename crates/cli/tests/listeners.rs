@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use stayput_testkit::load::Plan;
 use stayput_testkit::python::server;
 use stayput_testkit::{both_users, wait};
@@ -114,12 +115,15 @@ both_users! {
     /// A bare `--port` holds all addresses; the server's own decides. What waited on ours cannot be given to it: it is reset, and counted.
     fn a_hold_wider_than_the_server_is_let_go_and_its_losses_are_counted(env) {
         let port = env.port();
-        let go = env.path("scratch").join("go");
-        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
+        let go = env.path("scratch").join("go").display().to_string();
+        assert!(env.as_user("mkfifo".as_ref(), [&go]).status().unwrap().success());
+        let wait = format!("open({go:?}).read()");
         let mut running = env.run("web", &["--port", &port.to_string()], &server(env, "\"127.0.0.1\"", &wait, port));
         let early = wait::until("the hold", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())).unwrap();
         running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
-        env.file("go", "");
+        // fifo(7): a writer that does not wait is let in when there is a reader.
+        let writer = || rustix::fs::open(go.as_str(), OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).map_err(|error| error.to_string());
+        drop(wait::until("a server that is about to bind", PATIENCE, writer).unwrap());
         let ready = running.wait_ready();
         let notes = ready["generations"][0]["notes"].to_string();
         let wanted = format!("1 waiting connection reset: they waited on 0.0.0.0:{port}, and it listens on 127.0.0.1:{port}");

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stayput_testkit::env::{TestEnv, User};
+use stayput_testkit::process;
 
 fn stayput(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_stayput")).args(arguments).stdin(Stdio::null()).output().unwrap()
@@ -193,18 +195,21 @@ fn free_kills_only_when_told_to() {
 
 #[test]
 fn a_service_of_stayput_is_left_to_stayput() {
-    let mut command = sleeper();
-    command.env("STAYPUT_SERVICE", "web").env("STAYPUT_GENERATION", "3").env("STAYPUT_INSTANCE", "x");
-    let (mut holder, port) = held_by(&mut command);
+    let env = TestEnv::new(env!("CARGO_BIN_EXE_stayput"), User::Ordinary);
+    let port = env.port();
+    let mut running = env.run("web", &[], &env.misbehave("trivial", port));
+    let service = running.ready_pid();
     let port = port.to_string();
-    let why = out(&stayput(&["why", &port]));
+    let ask = |arguments: &[&str]| env.cli(arguments, Duration::from_secs(30));
+    let why = out(&ask(&["why", &port]));
     assert!(why.contains("stayput stop web"), "{why}");
-    assert!(out(&stayput(&["ports", &port])).contains("★ stayput web"));
-    assert_eq!(code(&stayput(&["ports", "--unit", "web", &port])), 0);
-    assert_eq!(code(&stayput(&["ports", "--unit", "other", &port])), 1);
-    let free = stayput(&["free", &port, "--yes"]);
+    assert!(out(&ask(&["ports", &port])).contains("★ stayput web"));
+    assert_eq!(code(&ask(&["ports", "--unit", "web", &port])), 0);
+    assert_eq!(code(&ask(&["ports", "--unit", "other", &port])), 1);
+    let free = ask(&["free", &port, "--yes"]);
     assert_eq!(code(&free), 1);
-    assert!(err(&free).contains("stayput stop web") && holder.is_alive(), "{}", err(&free));
+    assert!(err(&free).contains("stayput stop web") && process::is_alive(service), "{}", err(&free));
+    running.stop();
 }
 
 #[test]

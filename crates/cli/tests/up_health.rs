@@ -73,6 +73,41 @@ fn what_fails_its_http_check_is_replaced_without_losing_a_request(env) {
     upped.down();
 }
 
+fn a_generation_with_a_share_that_fails_its_check_gives_all_back(env) {
+    let port = env.port();
+    let upped = up(env, port, "{ http = '/health', every = '50ms', timeout = '2s', failures = 3 }");
+    passes(&upped);
+    let (old, _) = upped.serving("web");
+    env.file(&format!("sick-{}", old + 1), "");
+    let load = Plan::port(port).clients(2).duration(Duration::from_mins(1)).timeout(Duration::from_secs(5)).expect(Expect::AnyHttp).start().unwrap();
+    let said = env.cli(["restart", "web", "--canary", "50%", "--for", "50s"], Duration::from_secs(45));
+    let err = String::from_utf8(said.stderr).unwrap();
+    assert_eq!((said.status.code(), err.contains("the old generation has all connections again")), (Some(1), true), "{err}");
+    assert!(err.contains("its health check failed 3 times: GET /health") && err.contains("was answered with 503"), "{err}");
+    assert_eq!(upped.serving("web").0, old);
+    assert_eq!(upped.service("web")["ledger"]["outcome"], "rolled-back");
+    load.stop().unwrap().assert_nothing_lost();
+    upped.down();
+}
+
+fn the_old_generation_is_not_blamed_for_one_that_shares_its_port(env) {
+    let port = env.port();
+    let upped = up(env, port, "{ http = '/health', every = '20ms', timeout = '2s', failures = 1000000 }");
+    passes(&upped);
+    let (old, _) = upped.serving("web");
+    env.file(&format!("sick-{}", old + 1), "");
+    let said = env.cli(["restart", "web", "--canary", "50%", "--stay"], PATIENCE);
+    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
+    // Some twenty checks, of which the other one would get half if they went where connections go.
+    for _ in 0..60 {
+        let health = upped.service("web")["health"].clone();
+        assert_eq!(health["passing"], true, "{health}");
+    }
+    let said = env.cli(["restart", "web", "--abort"], PATIENCE);
+    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
+    upped.down();
+}
+
 fn what_does_not_accept_fails_its_tcp_check(env) {
     let port = env.port();
     let upped = up(env, port, "{ tcp = true, every = '100ms', timeout = '300ms', failures = 2 }");

@@ -241,7 +241,7 @@ table! {
         max_size: Size,
         /// The age at which output is removed.
         max_age: Time,
-        /// The service waits when its output cannot be written fast enough; else output is dropped and counted.
+        /// What cannot be written (the disk is full) is waited for, and the service waits too; else it is dropped and counted.
         block: bool,
     }
 }
@@ -259,7 +259,7 @@ table! {
         segment: Size,
         /// Whether files that are full are compressed.
         compress: bool,
-        /// Services wait when their output cannot be written fast enough; else output is dropped and counted.
+        /// What cannot be written (the disk is full) is waited for, and services wait too; else it is dropped and counted.
         block: bool,
     }
 }

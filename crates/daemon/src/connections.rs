@@ -24,6 +24,8 @@ pub(crate) struct Question {
     pub(crate) listeners: BTreeSet<u32>,
     /// Main processes of all generations of the service.
     pub(crate) roots: BTreeMap<i32, u64>,
+    /// Processes of the generation that are not below the guard: what an earlier life left.
+    pub(crate) outside: Vec<i32>,
     /// The guard: whoever lost its parent is its child.
     pub(crate) guard: i32,
     /// Name of the instance.
@@ -146,7 +148,7 @@ impl Observer {
     /// variables in its environment.
     pub(crate) fn members(&self, question: &Question) -> Vec<(i32, u64)> {
         let parents = self.below(question.guard);
-        let mut found = Vec::new();
+        let mut found: Vec<(i32, u64)> = question.outside.iter().map(|pid| (*pid, question.generation)).collect();
         for pid in parents.keys().copied() {
             let mut at = pid;
             loop {
@@ -406,6 +408,7 @@ mod tests {
             addresses: BTreeSet::from([listener.local_addr().unwrap()]),
             listeners: BTreeSet::from([inode(listener)]),
             roots: BTreeMap::from([(me, 7)]),
+            outside: Vec::new(),
             guard: rustix::process::getppid().unwrap().as_raw_nonzero().get(),
             instance: "test".to_owned(),
         }

@@ -2,7 +2,7 @@
 //!
 //! A connection is a small task that reads requests and writes answers; the reactor decides (`requests`), and what takes time is
 //! waited for there (`waiting`, `rolling`). Peers that are neither root nor our own user are hung up on, lines are bounded, and there
-//! are only so many connections, of which only so many may be streams: when there are more, who asks for nothing makes room (`room`).
+//! are only so many connections, of which only so many may be streams: when there are more, who asks for nothing, or does not read, makes room (`room`).
 //! A connection has one request at work: who asks faster than it is answered waits in the kernel's buffer, and slows nobody else.
 
 mod asker;
@@ -19,7 +19,7 @@ pub(crate) use rolling::Rolling;
 pub(crate) use waiting::{Waiter, are_reloading};
 
 use self::asker::Asker;
-use self::room::Room;
+use self::room::{Idle, Room};
 use crate::events::Reader;
 use crate::reactor::{Identity, Message};
 use stayput_wire::codec::{self, ANSWER_LINE_MAX, LineBuffer, REQUEST_LINE_MAX};
@@ -28,19 +28,17 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
 /// Streams among them.
 const STREAMS: usize = 48;
-/// A peer that takes no answer for so long is hung up on.
+/// A peer that takes no answer for so long is hung up on, also if nobody needs its place.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// A reader of a stream may be put to sleep for a while (Ctrl-Z, a full pipe): it holds nothing but its place.
 const STREAM_WRITE_TIME: Duration = Duration::from_mins(5);
@@ -134,19 +132,18 @@ struct Desk {
     identity: Identity,
     to: UnboundedSender<Message>,
     unwritten: Rc<Cell<usize>>,
-    streams: Arc<Semaphore>,
+    streams: Rc<Room>,
     room: Rc<Room>,
 }
 
 /// Accepts for ever.
 pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: UnboundedSender<Message>, unwritten: Rc<Cell<usize>>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let desk = Desk { identity, to, unwritten, streams: Arc::new(Semaphore::new(STREAMS)), room: Rc::default() };
+    let desk = Desk { identity, to, unwritten, streams: Rc::new(Room::new(STREAMS)), room: Rc::new(Room::new(CONNECTIONS)) };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Those after this one wait in the kernel's queue meanwhile.
-                let Some(place) = desk.room.place(&places).await else { return };
+                let Some(place) = desk.room.place().await else { return };
                 let desk = desk.clone();
                 tokio::task::spawn_local(async move {
                     // A connection that fails has nobody left to tell.
@@ -176,15 +173,15 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
         let line = tokio::select! {
             biased;
             line = peer.line() => line,
-            () = desk.room.is_needed(greeted) => {
+            () = desk.room.is_needed(if greeted { Idle::BetweenRequests } else { Idle::BeforeHello }) => {
                 let message = format!("{CONNECTIONS} connections are open, and this one asked for nothing: another gets its place");
-                return refuse(&mut peer.write, FailureKind::Busy, message).await;
+                return refuse(&mut peer.write, FailureKind::Busy, message, desk).await;
             }
         };
         let line = match line {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
-            Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string()).await,
+            Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string(), desk).await,
         };
         match codec::decode::<Request>(&line) {
             Ok(Request::Hello { version: VERSION, by }) => {
@@ -196,14 +193,14 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
                     instance: desk.identity.instance.clone(),
                     guard: desk.identity.guard,
                 };
-                write_answer(&mut peer.write, &Answer::Reply(hello), WRITE_TIME).await?;
+                write_answer(&mut peer.write, &Answer::Reply(hello), desk).await?;
             }
             Ok(Request::Hello { version, .. }) => {
                 let message = format!("this daemon speaks control protocol {VERSION}, not {version}");
-                return refuse(&mut peer.write, FailureKind::Version, message).await;
+                return refuse(&mut peer.write, FailureKind::Version, message, desk).await;
             }
             Ok(_) if !greeted => {
-                return refuse(&mut peer.write, FailureKind::BadRequest, "the first request has to be hello".to_owned()).await;
+                return refuse(&mut peer.write, FailureKind::BadRequest, "the first request has to be hello".to_owned(), desk).await;
             }
             Ok(request) => {
                 let (sender, receiver) = unbounded_channel();
@@ -213,7 +210,7 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
                 }
                 pass_on(&mut peer, receiver, desk).await?;
             }
-            Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string()).await,
+            Err(error) => return refuse(&mut peer.write, FailureKind::BadRequest, error.to_string(), desk).await,
         }
     }
 }
@@ -287,7 +284,7 @@ async fn pass_on(peer: &mut Peer<'_>, mut answers: UnboundedReceiver<Outgoing>, 
         let Some(outgoing) = outgoing else { break };
         let last = match outgoing {
             Outgoing::Answer(answer) => {
-                result = write_answer(&mut peer.write, &answer, WRITE_TIME).await;
+                result = write_answer(&mut peer.write, &answer, desk).await;
                 matches!(*answer, Answer::Reply(_))
             }
             Outgoing::Stream(source) => {
@@ -312,13 +309,17 @@ async fn pass_on(peer: &mut Peer<'_>, mut answers: UnboundedReceiver<Outgoing>, 
 async fn pass_stream(peer: &mut Peer<'_>, mut source: Source, desk: &Desk) -> io::Result<()> {
     // The end of the instance does not wait for streams.
     desk.unwritten.set(desk.unwritten.get().saturating_sub(1));
-    let result = match desk.streams.try_acquire() {
-        Ok(_place) => {
+    let result = match desk.streams.place_soon().await {
+        Some(_place) => {
             let Peer { read, write, lines } = peer;
             let work = async {
                 loop {
                     let answer = source.next().await;
-                    write_answer(write, &answer, STREAM_WRITE_TIME).await?;
+                    tokio::select! {
+                        biased;
+                        written = write_within(write, &answer, STREAM_WRITE_TIME, desk) => written?,
+                        () = desk.streams.is_needed(Idle::Unread) => return Err(io::ErrorKind::TimedOut.into()),
+                    }
                     if matches!(answer, Answer::Reply(_)) {
                         return Ok(());
                     }
@@ -331,17 +332,21 @@ async fn pass_stream(peer: &mut Peer<'_>, mut source: Source, desk: &Desk) -> io
                 () = gone(read, lines, true) => Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
-        Err(_) => refuse(&mut peer.write, FailureKind::Busy, format!("{STREAMS} streams are open already")).await,
+        None => refuse(&mut peer.write, FailureKind::Busy, format!("{STREAMS} streams are open already"), desk).await,
     };
     desk.unwritten.set(desk.unwritten.get() + 1);
     result
 }
 
-async fn refuse(write: &mut WriteHalf<'_>, kind: FailureKind, message: String) -> io::Result<()> {
-    write_answer(write, &Answer::Reply(Reply::Failed(failure(kind, message))), WRITE_TIME).await
+async fn refuse(write: &mut WriteHalf<'_>, kind: FailureKind, message: String, desk: &Desk) -> io::Result<()> {
+    write_answer(write, &Answer::Reply(Reply::Failed(failure(kind, message))), desk).await
 }
 
-async fn write_answer(write: &mut WriteHalf<'_>, answer: &Answer, within: Duration) -> io::Result<()> {
+async fn write_answer(write: &mut WriteHalf<'_>, answer: &Answer, desk: &Desk) -> io::Result<()> {
+    write_within(write, answer, WRITE_TIME, desk).await
+}
+
+async fn write_within(write: &mut WriteHalf<'_>, answer: &Answer, within: Duration, desk: &Desk) -> io::Result<()> {
     let line = match codec::encode(answer, ANSWER_LINE_MAX) {
         Ok(line) => line,
         // The client is owed a reply.
@@ -350,5 +355,10 @@ async fn write_answer(write: &mut WriteHalf<'_>, answer: &Answer, within: Durati
             codec::encode(&reply, ANSWER_LINE_MAX).map_err(io::Error::other)?
         }
     };
-    tokio::time::timeout(within, write.write_all(&line)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::select! {
+        biased;
+        written = tokio::time::timeout(within, write.write_all(&line)) => written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        // It does not read: nobody could tell it why.
+        () = desk.room.is_needed(Idle::Unread) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }

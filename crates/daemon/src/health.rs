@@ -1,4 +1,4 @@
-//! Health checks of the generation that serves: when the next one is due, what it asks, and what it came to. Each runs in a task of its own, so
+//! Health checks of the generation that serves, and of one that has a share: when the next one is due, what it asks, and what it came to. Each runs in a task of its own, so
 //! none delays another or the reactor, and a generation never has two at once. What follows from the result is the world's.
 //!
 //! A command of a check is started by the keeper, as a process tree of its own ([`crate::commands`]): it has the user, directory and environment of
@@ -89,15 +89,18 @@ impl Reactor {
 }
 
 /// Where it is asked: its listeners on this port, or all, those of the declared ports in their order first. One whose binds are not caught is
-/// asked where it is declared.
+/// asked where it is declared. With each, whether all that connects there comes to it anyway: not while another generation has a share.
 fn listeners(service: &Service, generation: GenerationId, port: Option<u16>) -> Vec<(SocketAddr, bool)> {
     let wanted = |address: &SocketAddr| port.is_none_or(|port| address.port() == port);
     let place = |address: &SocketAddr| service.config.ports.iter().position(|declared| declared.port() == address.port());
+    let shared = |address: SocketAddr| {
+        service.listeners.values().any(|other| other.selected && other.address == address && other.owner != Some(generation))
+    };
     let mut listeners: Vec<(SocketAddr, bool)> = service
         .listeners
         .values()
         .filter(|listener| listener.owner == Some(generation) && wanted(&listener.address))
-        .map(|listener| (listener.address, listener.selected))
+        .map(|listener| (listener.address, listener.selected && !shared(listener.address)))
         .collect();
     listeners.sort_by_key(|(address, _)| (place(address).unwrap_or(usize::MAX), *address));
     listeners.dedup_by_key(|(address, _)| *address);

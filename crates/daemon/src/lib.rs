@@ -14,6 +14,7 @@ mod evidence;
 mod files;
 mod health;
 mod history;
+mod left;
 mod link;
 mod logs;
 mod logs_answer;

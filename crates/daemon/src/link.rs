@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex, MutexGuard, Notify, oneshot};
 
 /// What a request was about, for the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) struct Link {
     socket: AsyncFd<Channel>,
     state: RefCell<State>,
     queued: Notify,
+    routing: Mutex<()>,
 }
 
 /// What came from the keeper.
@@ -80,6 +81,7 @@ impl Link {
             socket: watch(Channel(KeeperClient::new(socket)), Interest::READABLE | Interest::WRITABLE)?,
             state: RefCell::default(),
             queued: Notify::new(),
+            routing: Mutex::new(()),
         })
     }
 
@@ -93,6 +95,11 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         self.push(request, Pending::Waits(sender));
         receiver.await.ok()
+    }
+
+    /// Whoever wants a connection of its own routed has this until the connection was asked for: the keeper routes one at a time.
+    pub(crate) async fn routing(&self) -> MutexGuard<'_, ()> {
+        self.routing.lock().await
     }
 
     fn push(&self, request: Request, pending: Pending) {

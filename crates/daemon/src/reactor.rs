@@ -73,8 +73,8 @@ pub(crate) enum Message {
     ConfigRead(Box<control::ConfigRead>),
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
-    /// There is something to say of the files of a service.
-    Files(String, Mark, String),
+    /// There is something to say of a service.
+    Tell(String, Mark, String),
     /// The keeper's facts after the guard has ended.
     Guard(Box<Dump>),
     /// The next health check of a generation is due.
@@ -247,6 +247,7 @@ impl Reactor {
         };
         reactor.watch_guard();
         reactor.open_logs(fresh);
+        reactor.end_left(std::mem::take(&mut dump.left), fresh);
         if fresh {
             let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
             let names: Vec<String> = enabled.map(|service| service.config.name.clone()).collect();
@@ -325,7 +326,7 @@ impl Reactor {
             Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
             Message::ConfigRead(read) => self.config_read(*read),
             Message::Said(generation, said) => self.said(generation, said),
-            Message::Files(service, mark, text) => self.tell(&service, mark, &text),
+            Message::Tell(service, mark, text) => self.tell(&service, mark, &text),
             Message::Guard(dump) => self.guard_is(&dump),
             Message::CheckHealth(generation) => self.check_health(generation),
             Message::Logs(event) => self.logs_told(event),
@@ -537,6 +538,7 @@ impl Reactor {
             addresses: service.listeners.values().map(|listener| listener.address).collect(),
             listeners: service.listeners_of(generation).map(|listener| listener.inode).collect(),
             roots,
+            outside: Vec::new(),
             guard: self.identity.guard,
             instance: self.identity.instance.clone(),
         })

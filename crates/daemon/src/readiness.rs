@@ -12,9 +12,12 @@ use crate::link::Link;
 use crate::reactor::Message;
 use stayput_keeper::protocol::{GenerationId, Reply, Request};
 use stayput_model::event::{self, Event};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -110,15 +113,26 @@ async fn connect(generation: GenerationId, listener: SocketAddr, selected: bool,
     let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| failed("socket for", error))?;
     socket.bind(source).map_err(|error| failed("bind a probe for", error))?;
-    if !selected {
-        let port = socket.local_addr().map_err(|error| failed("getsockname of a probe for", error))?.port();
+    let port = socket.local_addr().map_err(|error| failed("getsockname of a probe for", error))?.port();
+    let mut connecting = pin!(socket.connect(target));
+    let connected = if selected {
+        connecting.await
+    } else {
+        // A port routes one probe at a time: the next one has to wait until the request of this one is sent, which the first poll does.
+        let turn = link.routing().await;
         match link.call(Request::Route { generation, source_port: Some(port) }).await {
             Some(Reply::Done) => {}
             Some(Reply::Failed { what, .. }) => return Err(what),
             Some(_) | None => return Err("the keeper did not route the probe".to_owned()),
         }
-    }
-    socket.connect(target).await.map_err(|error| failed("connect to", error))
+        let first = poll_fn(|context| Poll::Ready(connecting.as_mut().poll(context))).await;
+        drop(turn);
+        match first {
+            Poll::Ready(connected) => connected,
+            Poll::Pending => connecting.await,
+        }
+    };
+    connected.map_err(|error| failed("connect to", error))
 }
 
 pub(crate) async fn accept(

@@ -30,7 +30,7 @@ pub(crate) fn spawn_spec(config: &ServiceConfig, base: &[Vec<u8>], generation: G
         service: config.name.clone(),
         generation: to_keeper(generation),
         argv: argv(config),
-        env: config.environment(&of_user(base, config.user.as_ref())),
+        env: config.environment(&of_user(config.base(base), config.user.as_ref())),
         cwd: config.cwd.clone(),
         output: match config.output {
             OutputKind::Pipes => keeper::OutputKind::Pipes,

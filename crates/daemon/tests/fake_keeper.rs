@@ -49,6 +49,7 @@ fn dump(blobs: Vec<(String, Vec<u8>)>, generations: Vec<GenerationFacts>, listen
         generations,
         listeners,
         waiting: Vec::new(),
+        left: Vec::new(),
     }
 }
 

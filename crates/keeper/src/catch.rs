@@ -186,8 +186,11 @@ impl Keeper {
         }
         let first = self.stands_beside(service, key, generation)?;
         let uid = socket::owner(socket)?;
-        if first {
-            drop(socket::bound_as(key, asked_to_share, uid)?);
+        if first
+            && let Err(error) = socket::bound_as(key, asked_to_share, uid)
+            && !(error == Errno::ADDRINUSE && self.shares_with_left(service, key) == Some(uid))
+        {
+            return Err(error);
         }
         self.give(service, key, uid);
         socket::set_reuse(socket, true)?;

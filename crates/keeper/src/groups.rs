@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use stayput_kernel::reuseport;
 use stayput_kernel::socket::{self, Key};
 use stayput_kernel::table::TableFd;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// Length of a queue in which connections wait while nobody accepts. The kernel cuts it to net.core.somaxconn.
@@ -92,7 +93,7 @@ impl Keeper {
             return rustix::net::listen(member, backlog);
         };
         let mut order = Order::default();
-        let steps = order.found(first);
+        let steps = order.found_beside(&self.already_there(key), first);
         let number = self.state.next_group;
         self.state.next_group += 1;
         self.state.groups.push(Group { number, service: service.to_owned(), key: *key, anchor, fillers: Vec::new(), order });
@@ -115,6 +116,17 @@ impl Keeper {
             self.fill_anchor(service, key);
         }
         Ok(())
+    }
+
+    /// Members that the kernel's group has already: there are none, but for what an earlier life left.
+    fn already_there(&self, key: &Key) -> Vec<u32> {
+        if self.state.left.is_empty() {
+            return Vec::new();
+        }
+        let ours: BTreeSet<u32> = self.state.listeners.iter().map(|listener| listener.inode).collect();
+        let there = strangers::listening_on(key.address.port());
+        let members = there.iter().filter(|socket| strangers::key_of(socket) == *key && !ours.contains(&socket.inode));
+        members.map(|socket| socket.inode).collect()
     }
 
     /// An ordinary user may not mute (CAP_NET_ADMIN on recent kernels): the anchor's queue, of length 0, is filled with one

@@ -27,6 +27,9 @@ pub struct Start {
     pub control: OwnedFd,
     /// Descriptor with the instance's lock, kept open as long as guard or keeper live.
     pub lock: OwnedFd,
+    /// File of the runtime directory, open for reading and writing, in which the marks of earlier lives of the instance stand whose end left it there. What
+    /// such a life left running is ended. `None`: nobody asks.
+    pub lives: Option<OwnedFd>,
     /// Listening TCP sockets that this process was given by who started it (`LISTEN_FDS`): each is held for the first service that wants its address.
     pub inherited: Vec<OwnedFd>,
     /// Arguments with which this binary is executed as the daemon, the first being its name.
@@ -49,7 +52,9 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let nonce = format!("{:016x}", u64::from_ne_bytes(random));
     let sockets = (TableFd::keep(start.control), TableFd::keep(start.lock));
+    let left = start.lives.map(|lives| crate::left::begin(&lives, &nonce));
     let mut state = State::new(start.instance, start.directory, nonce, sockets);
+    state.left = left.unwrap_or_default();
     state.daemon.argv = start.daemon_argv;
     state.nofile = nofile;
     state.inherited = start.inherited.into_iter().map(TableFd::keep).collect();

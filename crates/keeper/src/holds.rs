@@ -110,8 +110,14 @@ impl Keeper {
         }
         let key = Key::new(address, false);
         // Without SO_REUSEPORT first: sharing with a stranger is not holding.
-        drop(socket::bound(&key, false)?);
-        let socket = socket::bound(&key, true)?;
+        let socket = match socket::bound(&key, false) {
+            Ok(alone) => {
+                drop(alone);
+                socket::bound(&key, true)?
+            }
+            Err(Errno::ADDRINUSE) => self.beside_left(service, &key)?,
+            Err(error) => return Err(error),
+        };
         let backlog = HELD_BACKLOG;
         self.join(Newcomer { service, key, socket, owner: None, origin: Origin::Held, backlog, binder: None }).map(|_| ())
     }

@@ -13,6 +13,7 @@ pub mod guard;
 mod holds;
 mod journal;
 mod keeper;
+mod left;
 mod life;
 pub mod measure;
 mod options;

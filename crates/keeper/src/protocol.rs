@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
+pub use stayput_kernel::limits::Rlimit;
+
 /// One run of a service. Chosen by the brain, unique and increasing within an instance, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -80,6 +82,15 @@ pub enum Request {
         signal: i32,
         /// To its main process or to all that it started.
         scope: Scope,
+    },
+    /// Send a signal to all processes of a generation that an earlier life left ([`Dump::left`]). `ESRCH` if none is left.
+    SignalLeft {
+        /// Its service.
+        service: String,
+        /// Its number in that life.
+        generation: GenerationId,
+        /// Signal number; 0 only looks.
+        signal: i32,
     },
     /// Close our duplicates of this generation's listeners (after its drain, or at stop). What still waits in their queues is reset
     /// by the kernel unless the generation's own process still has the socket; the reply counts it: [`Reply::Released`].
@@ -168,17 +179,6 @@ pub struct Credentials {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-}
-
-/// A resource limit (setrlimit(2)); `u64::MAX` is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// `RLIMIT_*`.
-    pub resource: i32,
-    /// What holds.
-    pub soft: u64,
-    /// To what the process may raise it.
-    pub hard: u64,
 }
 
 /// Limits of all processes of a generation together.
@@ -531,4 +531,19 @@ pub struct Dump {
     pub listeners: Vec<ListenerFacts>,
     /// All holds that wait for their port.
     pub waiting: Vec<WaitingHold>,
+    /// What runs on of lives of the instance whose guard and keeper were killed in one instant.
+    pub left: Vec<Left>,
+}
+
+/// A generation of an earlier life of the instance that runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Its service then.
+    pub service: String,
+    /// Its number then: generations of now may have the same.
+    pub generation: GenerationId,
+    /// Its processes, as far as they can be told.
+    pub pids: Vec<i32>,
+    /// Where they listen, and the inodes of these sockets.
+    pub listeners: Vec<(SocketAddr, u32)>,
 }

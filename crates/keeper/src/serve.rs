@@ -5,7 +5,7 @@
 
 use crate::client::{self, ChannelError, Take};
 use crate::keeper::Keeper;
-use crate::protocol::{Event, FromKeeper, GenerationId, ListenerId, Reply, Request, ToKeeper};
+use crate::protocol::{Dump, Event, FromKeeper, GenerationId, ListenerId, Reply, Request, ToKeeper};
 use crate::records::Record;
 use crate::spawn::borrowed;
 use crate::state::Generation;
@@ -155,7 +155,8 @@ impl Keeper {
                     Record::Root | Record::Generation(_) | Record::Listener(_) | Record::Group(_) => None,
                 });
                 let pids = (self.life.guard_pid(), self.life.keeper_pid());
-                Reply::Dump(Box::new(self.state.dump(blobs.collect(), pids, self.life.keeper_deaths())))
+                let dump = self.state.dump(blobs.collect(), pids, self.life.keeper_deaths());
+                Reply::Dump(Box::new(Dump { left: self.left(), ..dump }))
             }
             Request::SetBlobs(blobs) => {
                 // What is ours to write down must always find room.
@@ -199,6 +200,13 @@ impl Keeper {
                     Reply::Failed { what: format!("signal {signal} to generation {}", generation.0), errno: errno.raw_os_error() }
                 }
             },
+            Request::SignalLeft { service, generation, signal } => match self.signal_left(&service, generation, signal) {
+                Ok(()) => Reply::Done,
+                Err(errno) => {
+                    let what = format!("signal {signal} to what an earlier life left of {service}, generation {}", generation.0);
+                    Reply::Failed { what, errno: errno.raw_os_error() }
+                }
+            },
             Request::Release { generation } => {
                 let listeners: Vec<ListenerId> = self
                     .state
@@ -232,6 +240,7 @@ impl Keeper {
         for service in services {
             self.release_service(&service);
         }
+        self.kill_left();
         let generations: Vec<GenerationId> = self.state.generations.iter().map(|generation| generation.id).collect();
         for id in generations {
             if !self.state.generation(id).is_some_and(|generation| generation.tree_empty) {

@@ -220,7 +220,7 @@ impl Keeper {
     /// Those that were asked for; else what we raised for ourselves is as it was.
     fn rlimits(&self, spec: &SpawnSpec) -> Vec<Rlimit> {
         let before = self.state.nofile.map(|(soft, hard)| Rlimit { resource: limits::NOFILE, soft, hard });
-        let wanted = spec.rlimits.iter().map(|limit| Rlimit { resource: limit.resource, soft: limit.soft, hard: limit.hard });
+        let wanted = spec.rlimits.iter().copied();
         before.into_iter().chain(wanted).collect()
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) inherited: Vec<TableFd>,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
+    /// Nonces of lives of the instance that ended without ending their services. Empty as soon as nothing is left of them.
+    pub(crate) left: Vec<String>,
     /// The record of the rest as it is written down.
     #[serde(skip)]
     written: Vec<u8>,
@@ -334,6 +336,7 @@ impl State {
             generations: self.generations.iter().map(generation).collect(),
             listeners: self.listeners.iter().map(|listener| self.facts(listener)).collect(),
             waiting: self.waiting.clone(),
+            left: Vec::new(),
         }
     }
 
@@ -360,6 +363,7 @@ impl State {
             nofile: None,
             inherited: Vec::new(),
             declines: BTreeSet::new(),
+            left: Vec::new(),
             written: Vec::new(),
         }
     }

@@ -67,6 +67,6 @@ fn listeners(narrow: impl Fn(Query) -> Query) -> Vec<Socket> {
     found
 }
 
-fn key_of(found: &Socket) -> Key {
+pub(crate) fn key_of(found: &Socket) -> Key {
     Key { device: found.interface.map_or(0, |index| index.get() as i32), ..Key::new(found.local, found.v6only.unwrap_or(false)) }
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seen {
     pub(crate) pid: i32,
-    start_ticks: u64,
+    pub(crate) start_ticks: u64,
 }
 
 /// All processes of the machine at one moment, as far as it takes to say whose they are. Reading them takes tens of microseconds for each.
@@ -170,7 +170,7 @@ impl Keeper {
     }
 
     /// The descriptor first, then the check that it is still the process that was found: no stranger is ever signalled.
-    fn signal_seen(&self, seen: Seen, signal: i32) {
+    pub(crate) fn signal_seen(&self, seen: Seen, signal: i32) {
         if let Ok(addressee) = process::addressee(seen.pid)
             && self.proc.stat(seen.pid).is_ok_and(|stat| stat.start_ticks == seen.start_ticks)
         {

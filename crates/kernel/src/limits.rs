@@ -2,9 +2,11 @@
 
 use crate::memory::errno;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-/// A resource limit; `u64::MAX` is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A resource limit in its own unit (setrlimit(2)); `u64::MAX` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::unsafe_derive_deserialize, reason = "no call relies on what is in it: the kernel refuses what makes no sense")]
 pub struct Rlimit {
     /// `RLIMIT_*`.
     pub resource: i32,

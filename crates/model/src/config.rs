@@ -95,6 +95,8 @@ pub struct ServiceConfig {
     pub argv: Vec<Vec<u8>>,
     /// Environment of its own as `NAME=value`, laid over that of the instance.
     pub env: Vec<Vec<u8>>,
+    /// The environment of the instance that `env` is laid over, if it is not the present one: after a rollback, that of then.
+    pub base: Option<Vec<Vec<u8>>>,
     /// Working directory, absolute.
     pub cwd: Vec<u8>,
     /// Declared addresses, held before the first start.
@@ -356,6 +358,7 @@ impl ServiceConfig {
             name: name.into(),
             argv,
             env: Vec::new(),
+            base: None,
             cwd: b"/".to_vec(),
             ports: Vec::new(),
             readiness: Readiness::Accept,
@@ -391,6 +394,11 @@ impl ServiceConfig {
     /// How long a stop may take until what is left is killed.
     pub fn longest_stop(&self) -> Duration {
         self.stop.iter().fold(self.grace, |sum, step| sum.saturating_add(step.wait))
+    }
+
+    /// What its environment is laid over where the instance has `present`.
+    pub fn base<'a>(&'a self, present: &'a [Vec<u8>]) -> &'a [Vec<u8>] {
+        self.base.as_deref().unwrap_or(present)
     }
 
     /// The environment that it is started with: its own laid over `base`, each name once, the last one of a name wins.

@@ -101,6 +101,7 @@ pub fn service(old: &ServiceConfig, old_base: &[Vec<u8>], new: &ServiceConfig, n
         name: _,
         argv,
         env: _,
+        base: _,
         cwd,
         ports,
         readiness,
@@ -133,7 +134,7 @@ pub fn service(old: &ServiceConfig, old_base: &[Vec<u8>], new: &ServiceConfig, n
     } = old;
     let mut fields = Fields::default();
     fields.compare("command", argv, &new.argv, Needs::Restart, AT_START, |argv| command_line(argv.iter().map(Vec::as_slice)));
-    fields.variables(&old.environment(old_base), &new.environment(new_base));
+    fields.variables(&old.environment(old.base(old_base)), &new.environment(new.base(new_base)));
     fields.compare("cwd", cwd, &new.cwd, Needs::Restart, AT_START, |path| printable_bytes(path));
     fields.compare("port", ports, &new.ports, Needs::Live, "the new one is held before the old one is released", |ports| {
         list(ports, SocketAddr::to_string)

@@ -122,7 +122,7 @@ pub struct Service {
     pub(crate) by_hand: bool,
     /// It is no longer in the configuration, and will be forgotten when nothing of it is left.
     pub removed: bool,
-    /// What it was before its command or environment changed last, with the whole environment.
+    /// What it was before its command or environment changed last, with the instance's environment of then.
     pub previous: Option<Box<ServiceConfig>>,
     /// Addresses that it no longer declares: they are not held for a successor.
     pub(crate) dropped: BTreeSet<SocketAddr>,
@@ -140,8 +140,8 @@ pub struct Service {
 pub(crate) struct Asked {
     /// The next run is being waited for.
     pub(crate) schedule: bool,
-    /// The health of this one is checked.
-    pub(crate) health: Option<GenerationId>,
+    /// The health of these is checked: of the one that serves, and of one that has a share.
+    pub(crate) health: BTreeSet<GenerationId>,
     /// Its files are watched.
     pub(crate) watch: bool,
     /// When the last run was due that was begun (or left out).
@@ -277,7 +277,7 @@ impl Service {
             match ledger.outcome {
                 Outcome::Running | Outcome::Switched | Outcome::Settled => ledger.from == Some(generation),
                 // Called off, it is the new one that goes.
-                Outcome::RolledBack(Failure::CalledOff) => ledger.to == Some(generation),
+                Outcome::RolledBack(Failure::CalledOff | Failure::Unhealthy { .. }) => ledger.to == Some(generation),
                 Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => false,
             }
         })

@@ -1,10 +1,11 @@
 //! The state of an instance and its one way to change: [`World::step`].
 //!
-//! `start` tells how a generation comes to serve, `serve` what happens to it then, `stop` how it ends, `timers` what time alone
-//! does. The rules that hold at any moment are in `settle`: who is forgotten, who is released, when nobody accepts for too long.
+//! `start` tells how a generation comes to serve, `serve` what happens to it then, `stop` how it ends, `again` how the next one is asked for, `timers` what
+//! time alone does. The rules that hold at any moment are in `settle`: who is forgotten, who is released, when nobody accepts for too long.
 //! `order` tells who waits for whom, `task` what is different with a service that has an end, `own` when the dashboard gives way.
 //! `index` finds the service that an event is about.
 
+mod again;
 mod canary;
 mod health;
 mod index;

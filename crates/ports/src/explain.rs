@@ -208,6 +208,13 @@ pub fn notes(report: &Report, ranges: &Ranges) -> Vec<String> {
             };
             notes.push(format!("pid {}: {stray}{service}", holder.process.pid));
         }
+        if let Some(service) = &holder.process.abandoned {
+            notes.push(format!(
+                "pid {} was started as service {} of stayput's instance {:?}, which is gone: nobody restarts it. The next start of that name takes its port \
+                 over and ends it",
+                holder.process.pid, service.service, service.instance
+            ));
+        }
         if holder.process.is_stopped() {
             notes.push(format!("pid {} is stopped (SIGSTOP): connections that it gets hang", holder.process.pid));
         }

@@ -316,6 +316,9 @@ pub struct Process {
     pub manager: Option<Manager>,
     /// Set if it seems to have inherited the socket from a process that is gone, or serves nobody: the evidence.
     pub stray: Option<String>,
+    /// The service of stayput that it was started as, if no process of stayput is above it any more: its instance was killed as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<StayputService>,
 }
 
 impl Process {

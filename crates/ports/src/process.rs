@@ -43,7 +43,9 @@ impl<'a> Describer<'a> {
         let arguments = self.proc.cmdline(pid).unwrap_or_default();
         let command = shorten(command_line(arguments.iter().map(|argument| argument.as_bytes())));
         let environment = self.proc.environ(pid);
-        let manager = self.manager(pid, &stat, &arguments, environment.as_deref().unwrap_or_default(), ports);
+        let service = stayput_service(environment.as_deref().unwrap_or_default());
+        let (service, abandoned) = if self.is_supervised(&stat) { (service, None) } else { (None, service) };
+        let manager = self.manager(pid, &stat, &arguments, service, ports);
         Some(Process {
             pid,
             command: if command.is_empty() { format!("[{name}]") } else { command },
@@ -56,6 +58,7 @@ impl<'a> Describer<'a> {
             parents: self.parents(&stat),
             net_namespace: fact(self.proc.net_namespace(pid), "/proc/PID/ns/net"),
             stray: self.stray(&stat, &name),
+            abandoned,
             manager,
             name,
         })
@@ -70,6 +73,20 @@ impl<'a> Describer<'a> {
             next = parent.ppid;
         }
         parents
+    }
+
+    /// Whether stayput is above it: services stay descendants of the guard or the keeper as long as one of them lives. What cannot be looked at may be
+    /// one of them.
+    fn is_supervised(&self, stat: &Stat) -> bool {
+        let mut next = stat.ppid;
+        while next > 0 {
+            let Ok(parent) = self.proc.stat(next) else { return true };
+            if parent.comm.as_bytes() == b"stayput" {
+                return true;
+            }
+            next = parent.ppid;
+        }
+        false
     }
 
     /// Evidence that this process inherited a socket instead of opening it.
@@ -98,10 +115,10 @@ impl<'a> Describer<'a> {
         pid: Pid,
         stat: &Stat,
         arguments: &[std::ffi::OsString],
-        environment: &[std::ffi::OsString],
+        service: Option<StayputService>,
         ports: &[u16],
     ) -> Option<Manager> {
-        if let Some(service) = stayput_service(environment) {
+        if let Some(service) = service {
             return Some(Manager::Stayput(service));
         }
         if matches!(stat.comm.as_bytes(), b"docker-proxy" | b"rootlessport" | b"rootlesskit") {

@@ -29,6 +29,8 @@ pub const LOCK: &str = "lock";
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// Name of the file in which a dashboard keeps its tokens and says where it is.
 pub const DASHBOARD: &str = "dashboard.json";
+/// Name of the file in which the lives of an instance are told apart: it is there after one that was killed as a whole.
+pub const LIVES: &str = "lives";
 /// Longest name of an instance or service, in bytes: the socket's path must fit into `sun_path` (108 bytes, unix(7)).
 pub const NAME_MAX: usize = 64;
 
@@ -149,6 +151,16 @@ impl RuntimeDir {
         self.path.join(CONTROL_SOCKET)
     }
 
+    /// The file in which lives of the instance are told apart, for the guard. Read and write, close-on-exec.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Call`].
+    pub fn lives(&self) -> Result<OwnedFd, RuntimeError> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, LIVES, flags, PRIVATE_FILE)
+            .map_err(|error| RuntimeError::Call("open", self.path.join(LIVES), error))
+    }
+
     /// The lock alone, for who keeps it while the instance lives. The instance exists until this and every duplicate of it are
     /// closed (flock(2)). Close-on-exec.
     pub fn into_lock(self) -> OwnedFd {
@@ -183,6 +195,7 @@ impl RuntimeDir {
     pub fn remove(self) -> Result<(), RuntimeError> {
         self.unlink(CONTROL_SOCKET)?;
         self.unlink(DASHBOARD)?;
+        self.unlink(LIVES)?;
         self.unlink(LOCK)?;
         match rustix::fs::rmdir(&self.path) {
             // Not empty: the next instance of the name is quick, and has begun to use it.

@@ -68,12 +68,11 @@ pub(super) struct Row {
     pub(super) rss_kib: u64,
 }
 
-pub(super) fn path() -> PathBuf {
-    workspace().join("docs/bench/logs.json")
-}
+/// Name of the figures.
+const NAME: &str = "logs";
 
 pub(super) fn load_figures() -> Option<Figures> {
-    serde_json::from_str(&std::fs::read_to_string(path()).ok()?).ok()
+    super::figures::load(NAME)
 }
 
 /// True if there are new figures.
@@ -113,8 +112,7 @@ pub(super) fn run(options: &Options) -> Result<bool, String> {
     if options.quick {
         return Ok(false);
     }
-    let text = serde_json::to_string_pretty(&figures).map_err(|error| error.to_string())?;
-    std::fs::write(path(), text + "\n").map_err(|error| format!("cannot write {}: {error}", path().display()))?;
+    super::figures::save(NAME, &figures)?;
     Ok(true)
 }
 

@@ -17,8 +17,8 @@ use stayput_testkit::env::{TestEnv, User};
 pub(super) use self::install::Tools;
 use self::peer::{ABSENT, Peer};
 use self::trials::{Event, MemoryRow, Row, StrangerRow, SupervisorRow};
-use super::{Machine, build, machine};
-use crate::setup::{self, workspace};
+use super::{Machine, build, figures, machine};
+use crate::setup;
 
 pub(super) use self::render::text;
 
@@ -85,12 +85,11 @@ impl Bench {
     }
 }
 
-pub(super) fn load_figures() -> Option<Figures> {
-    serde_json::from_str(&std::fs::read_to_string(figures_path()).ok()?).ok()
-}
+/// Name of the figures.
+const NAME: &str = "peers";
 
-fn figures_path() -> PathBuf {
-    workspace().join("docs/bench/peers.json")
+pub(super) fn load_figures() -> Option<Figures> {
+    figures::load(NAME)
 }
 
 /// Measures. True: figures were written.
@@ -192,14 +191,7 @@ fn measure(bench: &Bench, options: &Options, peer: Peer, count: u32, figures: &m
 }
 
 fn save(options: &Options, figures: &Figures) -> Result<(), String> {
-    if options.quick {
-        return Ok(());
-    }
-    let path = figures_path();
-    let text = serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?;
-    std::fs::create_dir_all(path.parent().unwrap_or(&path))
-        .and_then(|()| std::fs::write(&path, text + "\n"))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    if options.quick { Ok(()) } else { figures::save(NAME, figures) }
 }
 
 fn today() -> String {

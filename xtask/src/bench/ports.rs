@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::{Machine, figures};
 use crate::setup::workspace;
 
 /// Port of the listener that is asked for.
@@ -92,12 +92,11 @@ pub(super) struct Waits {
     pub(super) failed_binds: usize,
 }
 
-pub(super) fn load_figures() -> Option<Figures> {
-    serde_json::from_str(&std::fs::read_to_string(path()).ok()?).ok()
-}
+/// Name of the figures.
+const NAME: &str = "ports";
 
-fn path() -> PathBuf {
-    workspace().join("docs/bench/ports.json")
+pub(super) fn load_figures() -> Option<Figures> {
+    figures::load(NAME)
 }
 
 /// Measures and writes the figures; false if it was called as one of its own crowd.
@@ -128,8 +127,7 @@ pub(super) fn run(options: &Options) -> Result<bool, String> {
         drop(crowd);
     }
     drop(owner);
-    let text = serde_json::to_string_pretty(&figures).map_err(|error| error.to_string())?;
-    std::fs::write(path(), text + "\n").map_err(|error| format!("cannot write {}: {error}", path().display()))?;
+    figures::save(NAME, &figures)?;
     Ok(true)
 }
 

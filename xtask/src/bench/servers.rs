@@ -11,8 +11,7 @@ use stayput_testkit::env::{Running, ready_generation};
 use stayput_testkit::further::Further;
 use stayput_testkit::{process, wait};
 
-use super::{Bench, Machine};
-use crate::setup::workspace;
+use super::{Bench, Machine, figures};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -55,12 +54,11 @@ pub(super) struct Figures {
     pub(super) rows: Vec<Row>,
 }
 
-pub(super) fn load_figures() -> Option<Figures> {
-    serde_json::from_str(&std::fs::read_to_string(path()).ok()?).ok()
-}
+/// Name of the figures.
+const NAME: &str = "servers";
 
-fn path() -> std::path::PathBuf {
-    workspace().join("docs/bench/servers.json")
+pub(super) fn load_figures() -> Option<Figures> {
+    figures::load(NAME)
 }
 
 /// Measures those whose names are wanted; figures of the others stay. A server whose trial fails is told of, and the next one has its turn.
@@ -79,8 +77,7 @@ pub(super) fn measure(bench: &Bench, machine: Machine) -> Result<(), String> {
             figures.rows.retain(|old| (&old.server, old.trial) != (&row.server, row.trial));
             figures.rows.push(row);
             if !bench.options.quick {
-                let text = serde_json::to_string_pretty(&figures).map_err(|error| error.to_string())?;
-                std::fs::write(path(), text + "\n").map_err(|error| format!("cannot write {}: {error}", path().display()))?;
+                figures::save(NAME, &figures)?;
             }
         }
     }

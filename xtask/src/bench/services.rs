@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use stayput_testkit::env::{TestEnv, User};
 
-use super::Machine;
 use super::peers::Tools;
-use crate::setup::{self, workspace};
+use super::{Machine, figures};
+use crate::setup;
 
 pub(super) use self::render::text;
 
@@ -74,12 +74,11 @@ impl Bench {
     }
 }
 
-fn figures_path() -> PathBuf {
-    workspace().join("docs/bench/services.json")
-}
+/// Name of the figures.
+const NAME: &str = "services";
 
 pub(super) fn load_figures() -> Option<Figures> {
-    serde_json::from_str(&std::fs::read_to_string(figures_path()).ok()?).ok()
+    figures::load(NAME)
 }
 
 /// Measures. True: figures were written.
@@ -118,9 +117,5 @@ pub(super) fn run(options: &Options) -> Result<bool, String> {
 
 /// After each trial, so that one that fails costs nothing of the others.
 fn save(options: &Options, figures: &Figures) -> Result<(), String> {
-    if options.quick {
-        return Ok(());
-    }
-    let text = serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?;
-    std::fs::write(figures_path(), text + "\n").map_err(|error| format!("cannot write {}: {error}", figures_path().display()))
+    if options.quick { Ok(()) } else { figures::save(NAME, figures) }
 }

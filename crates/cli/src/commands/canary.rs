@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use serde_json::json;
 use stayput_model::text::printable;
 use stayput_wire::runtime::Found;
-use stayput_wire::{Canary, ClientError, Event, Reply, Request};
+use stayput_wire::{Canary, Reply, Request};
 
 use super::run::input;
 use super::{instances, restart};
 use crate::error::{Error, Kind};
-use crate::{output, words};
+use crate::output;
 
 /// How long a share lasts if nothing is said.
 const USUAL: &str = "60s";
@@ -77,8 +77,8 @@ pub(super) fn decide(found: &Found, services: &[String], switch: bool, in_json: 
         [only] => Some(only.clone()),
         _ => return Err(Error::new(Kind::BadInput, "--switch and --abort are for one service at a time")),
     };
-    match instances::connect(found)?.request(&Request::Decide { service, switch }, Some(instances::ANSWER_WITHIN), &mut |_| ()) {
-        Ok(Reply::Done { facts }) => {
+    match instances::ask(found, &Request::Decide { service, switch }, Some(instances::ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Done { facts } => {
             if in_json {
                 output::say(&format!("{}\n", json!({ "facts": facts })));
             } else {
@@ -88,9 +88,7 @@ pub(super) fn decide(found: &Found, services: &[String], switch: bool, in_json: 
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(found, &error)),
+        other => Err(instances::unexpected(found, other)),
     }
 }
 
@@ -120,34 +118,8 @@ pub(crate) struct RollbackArgs {
 /// Runs `stayput rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.instance.as_deref(), "rollback --instance")?;
-    let mut show = |event: Event| {
-        if !args.json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
     let request = Request::Rollback { service: args.service.clone(), wait: !args.no_wait };
-    match instances::connect(&found)?.request(&request, None, &mut show) {
-        Ok(Reply::Restarting { services }) => {
-            let each = services.iter().map(|one| json!({ "service": one.name, "from": one.from, "to": one.to })).collect::<Vec<_>>();
-            if args.json {
-                output::say(&format!("{}\n", json!({ "services": each })));
-            } else {
-                for one in &services {
-                    output::say(&format!("{}: going back\n", one.name));
-                }
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Ok(Reply::Restarted { services, .. }) => {
-            if args.json {
-                output::say(&format!("{}\n", json!({ "services": services })));
-            }
-            Ok(restart::report_each(&services, args.json))
-        }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error).hint("how far it came: stayput status")),
-    }
+    restart::each(&found, &request, args.json, |services| services.iter().flat_map(|one| [one.name.as_str(), ": going back\n"]).collect())
 }
 
 #[cfg(test)]

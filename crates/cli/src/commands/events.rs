@@ -46,14 +46,12 @@ pub(crate) struct MetricsArgs {
 /// Runs `stayput metrics`.
 pub(crate) fn metrics(args: &MetricsArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.name.as_deref(), "metrics")?;
-    match instances::connect(&found)?.request(&Request::Metrics {}, Some(ANSWER_WITHIN), &mut |_| ()) {
-        Ok(Reply::Metrics { text }) => {
+    match instances::ask(&found, &Request::Metrics {}, Some(ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Metrics { text } => {
             output::say(&text);
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 
@@ -67,7 +65,7 @@ pub(crate) fn run(args: &EventsArgs) -> Result<ExitCode, Error> {
         match read(args, &found, &mut since, &mut lost) {
             Ok(None | Some(Reply::End {})) => return Ok(ExitCode::SUCCESS),
             Ok(Some(Reply::Failed(failure))) => return Err(instances::refused(failure)),
-            Ok(Some(other)) => return Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+            Ok(Some(other)) => return Err(instances::unexpected(&found, other)),
             Err(error) => {
                 let again = matches!(error, ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_) | ClientError::Connect(..));
                 let first = *lost.get_or_insert_with(Instant::now);

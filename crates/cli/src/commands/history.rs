@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use stayput_wire::{ClientError, History, HistoryRange, Reply, Request, Sample, Series};
+use stayput_wire::{History, HistoryRange, Reply, Request, Sample, Series};
 
 use super::instances::{self, ANSWER_WITHIN};
 use crate::error::Error;
@@ -35,14 +35,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     let found = instances::choose(args.instance.as_deref(), "history --instance")?;
     let range = if args.day { HistoryRange::Day } else { HistoryRange::Hour };
     let request = Request::History { service: args.service.clone(), range };
-    match instances::connect(&found)?.request(&request, Some(ANSWER_WITHIN), &mut |_| ()) {
-        Ok(Reply::History(history)) => {
+    match instances::ask(&found, &request, Some(ANSWER_WITHIN), &mut |_| ())? {
+        Reply::History(history) => {
             output::say(&if args.json { format!("{}\n", json!(history)) } else { text(&history) });
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 

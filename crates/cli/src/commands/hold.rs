@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use stayput_model::text::printable;
-use stayput_wire::{ClientError, Reply, Request};
+use stayput_wire::{Reply, Request};
 
 use super::instances::{self, ANSWER_WITHIN};
 use crate::error::Error;
@@ -64,8 +64,8 @@ pub(crate) fn release(args: &ReleaseArgs) -> Result<ExitCode, Error> {
 
 fn ask(what: &What, verb: &str, request: &Request) -> Result<ExitCode, Error> {
     let found = instances::choose(what.instance.as_deref(), verb)?;
-    match instances::connect(&found)?.request(request, Some(ANSWER_WITHIN), &mut |_| ()) {
-        Ok(Reply::Done { facts }) => {
+    match instances::ask(&found, request, Some(ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Done { facts } => {
             if what.json {
                 output::say(&format!("{}\n", json!({ "facts": facts })));
             } else {
@@ -75,8 +75,6 @@ fn ask(what: &What, verb: &str, request: &Request) -> Result<ExitCode, Error> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }

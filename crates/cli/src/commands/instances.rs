@@ -6,9 +6,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stayput_wire::pattern::closest;
 use stayput_wire::runtime::{self, Found, RuntimeError};
-use stayput_wire::{Client, ClientError, Failure, FailureKind};
+use stayput_wire::{Client, ClientError, Event, Failure, FailureKind, Reply, Request};
 
 use crate::error::{Error, Kind};
+use crate::{output, words};
 
 /// How long a daemon may take to say hello. One that was killed is back within a fraction of that.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -120,6 +121,29 @@ pub(crate) fn nothing_running() -> Error {
 /// A client of this instance's daemon.
 pub(crate) fn connect(found: &Found) -> Result<Client, Error> {
     Client::connect(&found.control_socket, ANSWER_WITHIN).map_err(|error| unreachable(found, &error))
+}
+
+/// Asks this instance's daemon, shows what happens meanwhile, and gives the reply; a refusal is an error.
+pub(crate) fn ask(found: &Found, request: &Request, within: Option<Duration>, show: &mut dyn FnMut(Event)) -> Result<Reply, Error> {
+    match connect(found)?.request(request, within, show) {
+        Ok(Reply::Failed(failure)) => Err(refused(failure)),
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(unreachable(found, &error)),
+    }
+}
+
+/// Prints events as they come, but beside JSON.
+pub(crate) fn shown(json: bool) -> impl FnMut(Event) {
+    move |event| {
+        if !json {
+            output::say(&format!("{}\n", words::event(&event)));
+        }
+    }
+}
+
+/// That it answered, and not to what was asked.
+pub(crate) fn unexpected(found: &Found, reply: Reply) -> Error {
+    unreachable(found, &ClientError::Unexpected(Box::new(reply)))
 }
 
 /// That the daemon of a running instance does not answer, as a fact.

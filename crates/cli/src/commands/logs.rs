@@ -141,7 +141,7 @@ fn from_daemon(found: &Found, mut query: LogsQuery, printer: &mut Printer) -> Re
         match result {
             Ok(None | Some(Reply::End {})) => return Ok(ExitCode::SUCCESS),
             Ok(Some(Reply::Failed(failure))) => return Err(instances::refused(failure)),
-            Ok(Some(other)) => return Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+            Ok(Some(other)) => return Err(instances::unexpected(found, other)),
             Err(error) => {
                 let again = matches!(error, ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_) | ClientError::Connect(..));
                 let since = *lost.get_or_insert_with(Instant::now);

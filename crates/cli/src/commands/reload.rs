@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use serde_json::json;
 use stayput_model::text::printable;
 use stayput_wire::plan::{ConfigProblem, FieldChange, PlanReport, ServiceAction};
-use stayput_wire::{ClientError, Event, Reply, Request};
+use stayput_wire::{Reply, Request};
 
 use super::{instances, restart};
 use crate::error::{Error, Kind};
-use crate::{output, words};
+use crate::output;
 
 /// Arguments of `stayput plan`.
 #[derive(Debug, clap::Args)]
@@ -43,8 +43,8 @@ pub(crate) struct ReloadArgs {
 /// Runs `stayput plan`.
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.name.as_deref(), "plan")?;
-    match instances::connect(&found)?.request(&Request::Plan {}, None, &mut |_| ()) {
-        Ok(Reply::Plan(plan)) => {
+    match instances::ask(&found, &Request::Plan {}, None, &mut |_| ())? {
+        Reply::Plan(plan) => {
             if args.json {
                 output::say(&format!("{}\n", json!(plan)));
             }
@@ -54,22 +54,16 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode, Error> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 
 /// Runs `stayput reload`.
 pub(crate) fn run(args: &ReloadArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.name.as_deref(), "reload")?;
-    let mut show = |event: Event| {
-        if !args.json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
-    match instances::connect(&found)?.request(&Request::Reload { wait: !args.no_wait }, None, &mut show) {
-        Ok(Reply::Reloaded { plan, services }) => {
+    let mut show = instances::shown(args.json);
+    match instances::ask(&found, &Request::Reload { wait: !args.no_wait }, None, &mut show)? {
+        Reply::Reloaded { plan, services } => {
             if args.json {
                 output::say(&format!("{}\n", json!({ "plan": plan, "services": services })));
             }
@@ -79,9 +73,7 @@ pub(crate) fn run(args: &ReloadArgs) -> Result<ExitCode, Error> {
             }
             Ok(restart::report_each(&services, args.json))
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 

@@ -84,42 +84,49 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             _ => Err(Error::new(Kind::Failed, "the service was stopped before the restart was decided")),
         },
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
+        Ok(other) => Err(instances::unexpected(&found, other)),
         Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => follow(args, &found, services.first(), started),
         Err(error) => Err(instances::unreachable(&found, &error)),
     }
 }
 
 fn several(args: &Args, found: &Found, services: Vec<String>, canary: Option<Canary>) -> Result<ExitCode, Error> {
-    let mut show = |event: Event| {
-        if !args.json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
     let request = Request::Restart { services, wait: !args.no_wait, parallel: args.parallel, canary };
-    match instances::connect(found)?.request(&request, None, &mut show) {
+    each(found, &request, args.json, |services| {
+        let names: Vec<&str> = services.iter().map(|one| one.name.as_str()).collect();
+        format!("restarting {}\n", names.join(", "))
+    })
+}
+
+/// Asks for restarts, and tells how each went; `begun` is said if that is not waited for.
+pub(super) fn each(
+    found: &Found,
+    request: &Request,
+    json: bool,
+    begun: impl Fn(&[RestartingService]) -> String,
+) -> Result<ExitCode, Error> {
+    match instances::connect(found)?.request(request, None, &mut instances::shown(json)) {
         Ok(Reply::Restarting { services }) => {
-            if args.json {
+            if json {
                 let each = services.iter().map(|one| json!({ "service": one.name, "from": one.from, "to": one.to })).collect::<Vec<_>>();
                 output::say(&format!("{}\n", json!({ "services": each })));
             } else {
-                let names: Vec<&str> = services.iter().map(|one| one.name.as_str()).collect();
-                output::say(&format!("restarting {}\n", names.join(", ")));
+                output::say(&begun(&services));
             }
             Ok(ExitCode::SUCCESS)
         }
         Ok(Reply::Restarted { services, untouched }) => {
-            if args.json {
+            if json {
                 output::say(&format!("{}\n", json!({ "services": services, "untouched": untouched })));
             }
-            let code = report_each(&services, args.json);
+            let code = report_each(&services, json);
             if !untouched.is_empty() {
                 output::complain(&format!("not touched because of that: {}\n", untouched.join(", ")));
             }
             Ok(code)
         }
         Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+        Ok(other) => Err(instances::unexpected(found, other)),
         Err(error) => Err(instances::unreachable(found, &error).hint("how far it came: stayput status")),
     }
 }
@@ -206,7 +213,7 @@ fn follow(args: &Args, found: &Found, name: Option<&String>, started: Option<u64
                     };
                 }
             }
-            Ok(other) => return Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+            Ok(other) => return Err(instances::unexpected(found, other)),
             Err(error) if since.elapsed() > instances::ANSWER_WITHIN * 3 => return Err(instances::unreachable(found, &error)),
             Err(_) => {}
         }

@@ -158,6 +158,8 @@ pub(super) fn become_guard(
         directory: runtime.path().to_owned(),
         blob: Blob::Start(Box::new(config)).encode(),
         control,
+        // Without it what a killed life left is somebody else's, and is waited for.
+        lives: runtime.lives().ok(),
         lock: runtime.into_lock(),
         inherited,
         daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use serde_json::json;
 use stayput_model::text::printable;
 use stayput_wire::message::StartedService;
-use stayput_wire::{ClientError, Event, Reply, Request, SignalScope};
+use stayput_wire::{Reply, Request, SignalScope};
 
 use super::{instances, number};
 use crate::error::Error;
-use crate::{output, words};
+use crate::output;
 
 /// Arguments of `stayput start`.
 #[derive(Debug, clap::Args)]
@@ -57,14 +57,10 @@ pub(crate) struct SignalArgs {
 /// Runs `stayput start`.
 pub(crate) fn run(args: &StartArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.instance.as_deref(), "start --instance")?;
-    let mut show = |event: Event| {
-        if !args.json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
+    let mut show = instances::shown(args.json);
     let request = Request::Start { services: args.services.clone(), wait: !args.no_wait };
-    match instances::connect(&found)?.request(&request, None, &mut show) {
-        Ok(Reply::Starting { services }) => {
+    match instances::ask(&found, &request, None, &mut show)? {
+        Reply::Starting { services } => {
             let text = match services.as_slice() {
                 [] => "nothing to start\n".to_owned(),
                 several => format!("starting {}\n", several.join(", ")),
@@ -72,7 +68,7 @@ pub(crate) fn run(args: &StartArgs) -> Result<ExitCode, Error> {
             output::say(&if args.json { format!("{}\n", json!({ "services": services })) } else { text });
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Started { services }) => {
+        Reply::Started { services } => {
             if args.json {
                 output::say(&format!("{}\n", json!({ "services": services })));
             } else {
@@ -80,9 +76,7 @@ pub(crate) fn run(args: &StartArgs) -> Result<ExitCode, Error> {
             }
             Ok(if services.iter().all(|service| service.started) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 
@@ -104,8 +98,8 @@ pub(crate) fn signal(args: &SignalArgs) -> Result<ExitCode, Error> {
     let found = instances::choose(args.instance.as_deref(), "signal --instance")?;
     let scope = if args.tree { SignalScope::Tree } else { SignalScope::Main };
     let request = Request::Signal { services: args.services.clone(), signal, scope };
-    match instances::connect(&found)?.request(&request, Some(instances::ANSWER_WITHIN), &mut |_| ()) {
-        Ok(Reply::Signalled { services }) => {
+    match instances::ask(&found, &request, Some(instances::ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Signalled { services } => {
             if args.json {
                 output::say(&format!("{}\n", json!({ "signal": signal, "services": services })));
             } else {
@@ -122,8 +116,6 @@ pub(crate) fn signal(args: &SignalArgs) -> Result<ExitCode, Error> {
             let all = services.iter().all(|service| service.generation.is_some());
             Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }

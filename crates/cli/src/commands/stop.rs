@@ -9,11 +9,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 use stayput_wire::message::StoppedService;
 use stayput_wire::runtime::Found;
-use stayput_wire::{ClientError, Event, Reply, Request};
+use stayput_wire::{ClientError, Reply, Request};
 
 use super::instances::{self, Chosen};
 use crate::error::{Error, Kind};
-use crate::{output, words};
+use crate::output;
 
 /// How long the guard may take to end after its services have.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -56,13 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
     if services.is_empty() {
         return end(&found, args.json);
     }
-    let mut show = |event: Event| {
-        if !args.json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
-    match instances::connect(&found)?.request(&Request::Stop { services, wait: true }, None, &mut show) {
-        Ok(Reply::Stopped { services }) => {
+    let mut show = instances::shown(args.json);
+    match instances::ask(&found, &Request::Stop { services, wait: true }, None, &mut show)? {
+        Reply::Stopped { services } => {
             if args.json {
                 output::say(&format!("{}\n", json!({ "name": found.name, "services": services })));
             } else {
@@ -73,9 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(&found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(&found, &error)),
+        other => Err(instances::unexpected(&found, other)),
     }
 }
 
@@ -84,15 +78,10 @@ fn end(found: &Found, json: bool) -> Result<ExitCode, Error> {
     let mut client = instances::connect(found)?;
     // A pidfd is this process and no later one of the same number.
     let guard = Pid::from_raw(client.guard).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let mut show = |event: Event| {
-        if !json {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
-    let services = match client.request(&Request::Down { wait: true }, None, &mut show) {
+    let services = match client.request(&Request::Down { wait: true }, None, &mut instances::shown(json)) {
         Ok(Reply::Stopped { services }) => Some(services),
         Ok(Reply::Failed(failure)) => return Err(instances::refused(failure)),
-        Ok(other) => return Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
+        Ok(other) => return Err(instances::unexpected(found, other)),
         // The daemon ended before it answered: whether the instance ends as well is seen at its lock.
         Err(ClientError::Closed | ClientError::Codec(_) | ClientError::Io(_)) => None,
         Err(error) => return Err(instances::unreachable(found, &error)),

@@ -14,11 +14,11 @@ use stayput_dashboard::Tokens;
 use stayput_model::config::{InstanceConfig, ReportStyle};
 use stayput_model::text::printable;
 use stayput_wire::runtime::{self, Found, RuntimeDir, RuntimeError};
-use stayput_wire::{Client, ClientError, Event, InstanceStatus, Reply, Request, StartedService};
+use stayput_wire::{Client, InstanceStatus, Reply, Request, StartedService};
 
 use super::{instances, run, start};
 use crate::error::{Error, Kind};
-use crate::{output, terminal, words};
+use crate::{output, terminal};
 
 /// Arguments of `stayput up`.
 #[derive(Debug, clap::Args)]
@@ -216,16 +216,9 @@ fn await_start(args: &Args, found: &Found) -> Result<ExitCode, Error> {
 
 /// Waits until these are started, or cannot be for now.
 fn started(found: &Found, services: Vec<String>, loud: bool) -> Result<Vec<StartedService>, Error> {
-    let mut show = |event: Event| {
-        if loud {
-            output::say(&format!("{}\n", words::event(&event)));
-        }
-    };
-    match instances::connect(found)?.request(&Request::Start { services, wait: true }, None, &mut show) {
-        Ok(Reply::Started { services }) => Ok(services),
-        Ok(Reply::Failed(failure)) => Err(instances::refused(failure)),
-        Ok(other) => Err(instances::unreachable(found, &ClientError::Unexpected(Box::new(other)))),
-        Err(error) => Err(instances::unreachable(found, &error)),
+    match instances::ask(found, &Request::Start { services, wait: true }, None, &mut instances::shown(!loud))? {
+        Reply::Started { services } => Ok(services),
+        other => Err(instances::unexpected(found, other)),
     }
 }
 

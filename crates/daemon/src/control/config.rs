@@ -207,7 +207,7 @@ fn ms(time: Duration) -> Value {
 /// By their names in the file. Of the environment the names, of what the instance was started with and its own.
 fn fields(config: &ServiceConfig, base: &[Vec<u8>]) -> Map<String, Value> {
     let name = |entry: &Vec<u8>| printable_bytes(entry.split(|byte| *byte == b'=').next().unwrap_or_default());
-    let mut variables: Vec<String> = config.environment(base).iter().map(name).collect();
+    let mut variables: Vec<String> = config.environment(config.base(base)).iter().map(name).collect();
     variables.sort();
     let after = |after: &stayput_model::config::After| {
         let when = match after.when {

@@ -161,6 +161,7 @@ pub(crate) fn empty_dump() -> Dump {
         generations: Vec::new(),
         listeners: Vec::new(),
         waiting: Vec::new(),
+        left: Vec::new(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Stories of a switch in two steps.
 
 use super::sim::Sim;
-use crate::config::ServiceConfig;
+use crate::config::{Health, HealthCheck, InstanceConfig, Mode, ReportStyle, ServiceConfig};
 use crate::event::{Event, GenerationId};
 use crate::ledger::{Failure, Outcome};
 use crate::notice::What;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn sim() -> Sim {
@@ -71,6 +72,35 @@ fn one_that_dies_gives_all_back_at_once() {
     assert!(matches!(outcome(&sim), Outcome::RolledBack(Failure::Died { .. })));
     sim.said(|what| matches!(what, What::RolledBack { .. }));
     sim.seconds(100).are("web: up 1:serving");
+}
+
+#[test]
+fn both_are_checked_and_one_that_is_sick_gives_all_back() {
+    let mut sim = sim();
+    let mut config = ServiceConfig::new("web", vec![b"web".to_vec()]);
+    let (second, check) = (Duration::from_secs(1), HealthCheck::Tcp { port: None });
+    config.health = Some(Health { check, every: second, timeout: second, failures: 2, start_after: Duration::ZERO });
+    sim.tell(Event::Configure(Box::new(InstanceConfig {
+        services: vec![config],
+        ..InstanceConfig::new("host", Mode::Up, ReportStyle::Plain)
+    })));
+    sim.tell(Event::Canary { service: "web".to_owned(), share: 50, time: None });
+    assert_eq!(sim.checked, BTreeSet::from([GenerationId(1)]), "one that has no share yet is judged by its readiness");
+    sim.serves("web", 80).are("web: up 1:serving 2:canary");
+    assert_eq!(sim.checked, BTreeSet::from([GenerationId(1), GenerationId(2)]));
+    let fails = |sim: &mut Sim, generation| {
+        sim.tell(Event::Health { generation: GenerationId(generation), passed: false, what: "503".to_owned() });
+    };
+    for _ in 0..5 {
+        fails(&mut sim, 1);
+    }
+    sim.are("web: up 1:serving 2:canary");
+    fails(&mut sim, 2);
+    sim.are("web: up 1:serving 2:canary");
+    fails(&mut sim, 2);
+    sim.are("web: up 1:serving 2:draining");
+    assert_eq!(outcome(&sim), Outcome::RolledBack(Failure::Unhealthy { failures: 2, last: "503".to_owned() }));
+    assert_eq!(sim.checked, BTreeSet::from([GenerationId(1)]));
 }
 
 #[test]

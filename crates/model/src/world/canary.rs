@@ -14,6 +14,11 @@ impl Service {
         self.find(|generation| matches!(generation.phase, Phase::Switching(Way::Canary { .. })))
     }
 
+    /// The generation that has its share by now.
+    pub(crate) fn sharing(&self) -> Option<GenerationId> {
+        self.find(|generation| matches!(generation.phase, Phase::Switching(Way::Canary { began: Some(_), .. })))
+    }
+
     /// Whether a share of its connections can be given to a new generation: two have to be able to live side by side, on sockets that are in our
     /// hands. The reason if not, as the rest of a sentence that begins with its name.
     ///
@@ -86,9 +91,14 @@ impl Service {
         if switch {
             return self.promote(id, turn);
         }
+        self.call_off(id, Failure::CalledOff, turn);
+    }
+
+    /// It gets no more connections, and lives.
+    pub(crate) fn call_off(&mut self, id: GenerationId, failure: Failure, turn: &mut Turn<'_>) {
         let Some(serving) = self.serving() else { return };
         self.canary_ended(id, turn);
-        // What it has it finishes: nothing is wrong with it that we know of.
+        // What it has it finishes, as well as it can.
         let within = self.config.drain;
         let kind = Drain::Handover { from: turn.now };
         let phase = Phase::Draining { kind, deadline: turn.now.plus(within), not_before: turn.now, report: None };
@@ -99,7 +109,7 @@ impl Service {
         // Counted before the drain is watched: what it has now is what `drained` is measured against.
         turn.effect(Effect::Snapshot { from: id, to: id });
         turn.effect(Effect::Watch { generation: id, within });
-        self.goes_back(id, serving, Failure::CalledOff, turn);
+        self.goes_back(id, serving, failure, turn);
         self.follow_up(turn);
     }
 

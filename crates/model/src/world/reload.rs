@@ -90,7 +90,7 @@ impl Service {
             let keys = fields.iter().map(|field| field.field.clone()).collect();
             self.say(What::Reconfigured { keys, restart }, turn);
             if process {
-                old.env = old.environment(old_base);
+                old.base.get_or_insert_with(|| old_base.to_vec());
                 self.previous = Some(Box::new(old.clone()));
             }
             self.apply_live(&old, turn);
@@ -179,8 +179,8 @@ impl Service {
         let Some(previous) = self.previous.take() else { return };
         self.say(What::Reverted, turn);
         let mut config = self.config.clone();
-        let ServiceConfig { argv, env, cwd, ports, output, replicas, user, umask, rlimits, limits, .. } = *previous;
-        config = ServiceConfig { argv, env, cwd, ports, output, replicas, user, umask, rlimits, limits, ..config };
+        let ServiceConfig { argv, env, base: then, cwd, ports, output, replicas, user, umask, rlimits, limits, .. } = *previous;
+        config = ServiceConfig { argv, env, base: then, cwd, ports, output, replicas, user, umask, rlimits, limits, ..config };
         self.reconfigure(config, base, base, turn);
     }
 

@@ -49,6 +49,31 @@ fn a_policy_is_changed_live_and_a_command_by_a_restart_once() {
 }
 
 #[test]
+fn a_rollback_brings_back_the_environment_of_the_instance_too() {
+    let mut sim = Sim::host(vec![web(|_| ())]);
+    sim.serves("web", 80);
+    let with = |sim: &mut Sim, variable: &[u8]| {
+        let instance = InstanceConfig::new("host", Mode::Up, ReportStyle::Plain);
+        let config = InstanceConfig { services: vec![web(|_| ())], env: vec![variable.to_vec()], ..instance };
+        sim.tell(Event::Configure(Box::new(config)));
+    };
+    let has = |sim: &Sim| {
+        let config = &sim.world.services["web"].config;
+        config.environment(config.base(&sim.world.env))
+    };
+    with(&mut sim, b"ADDED=1");
+    sim.are("web: up 1:serving 2:starting").serves("web", 80).seconds(100);
+    assert_eq!(has(&sim), [b"ADDED=1"]);
+    sim.tell(Event::Rollback { service: "web".to_owned() });
+    assert_eq!(has(&sim), Vec::<Vec<u8>>::new());
+    sim.serves("web", 80).seconds(100);
+    // The file still says the other.
+    with(&mut sim, b"ADDED=1");
+    sim.is_of("web", "up 3:serving 4:starting");
+    assert_eq!(has(&sim), [b"ADDED=1"]);
+}
+
+#[test]
 fn a_port_moves_and_the_new_one_is_held_before_the_old_one_is_released() {
     let mut sim = Sim::host(vec![web(|_| ())]);
     sim.serves("web", 80);
