@@ -132,6 +132,8 @@ pub(crate) fn listener(socket: OwnedFd) -> io::Result<UnixListener> {
 #[derive(Debug, Clone)]
 struct Desk {
     identity: Identity,
+    /// The process that stands for the instance now.
+    guard: Rc<Cell<i32>>,
     to: UnboundedSender<Message>,
     unwritten: Rc<Cell<usize>>,
     streams: Arc<Semaphore>,
@@ -139,9 +141,14 @@ struct Desk {
 }
 
 /// Accepts for ever.
-pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: UnboundedSender<Message>, unwritten: Rc<Cell<usize>>) {
+pub(crate) async fn listen(
+    listener: UnixListener,
+    (identity, guard): (Identity, Rc<Cell<i32>>),
+    to: UnboundedSender<Message>,
+    unwritten: Rc<Cell<usize>>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let desk = Desk { identity, to, unwritten, streams: Arc::new(Semaphore::new(STREAMS)), room: Rc::default() };
+    let desk = Desk { identity, guard, to, unwritten, streams: Arc::new(Semaphore::new(STREAMS)), room: Rc::default() };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -194,7 +201,7 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
                     version: VERSION,
                     stayput: env!("CARGO_PKG_VERSION").to_owned(),
                     instance: desk.identity.instance.clone(),
-                    guard: desk.identity.guard,
+                    guard: desk.guard.get(),
                 };
                 write_answer(&mut peer.write, &Answer::Reply(hello), WRITE_TIME).await?;
             }

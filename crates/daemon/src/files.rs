@@ -102,7 +102,7 @@ impl Watcher {
                     let problems = self.read();
                     ready.clear_ready();
                     for (service, mark, text) in problems {
-                        let _ = to.send(Message::Files(service, mark, text));
+                        let _ = to.send(Message::Tell(service, mark, text));
                     }
                 }
                 () = self.changed.notified() => {}

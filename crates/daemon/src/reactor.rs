@@ -73,8 +73,8 @@ pub(crate) enum Message {
     ConfigRead(Box<control::ConfigRead>),
     /// A generation said something over its notify socket.
     Said(GenerationId, Said),
-    /// There is something to say of the files of a service.
-    Files(String, Mark, String),
+    /// There is something to say of a service.
+    Tell(String, Mark, String),
     /// The keeper's facts after the guard has ended.
     Guard(Box<Dump>),
     /// The next health check of a generation is due.
@@ -123,6 +123,8 @@ pub(crate) struct Reactor {
     pub(crate) link: Rc<Link>,
     pub(crate) console: Console,
     pub(crate) identity: Identity,
+    /// The guard, as whoever says hello is told.
+    pub(crate) guard: Rc<Cell<i32>>,
     pub(crate) to: UnboundedSender<Message>,
     pub(crate) observer: Option<Observer>,
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
@@ -181,7 +183,8 @@ pub(crate) async fn run(channel: OwnedFd, control: OwnedFd, console: &Console) -
     let (to, mut from) = unbounded_channel();
     let mut reactor = Reactor::start(link, console.clone(), to, dump)?;
     reactor.socket = listener.local_addr().ok().and_then(|at| Some(at.as_pathname()?.to_owned())).unwrap_or_default();
-    tokio::task::spawn_local(control::listen(listener, reactor.identity.clone(), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
+    let identity = (reactor.identity.clone(), Rc::clone(&reactor.guard));
+    tokio::task::spawn_local(control::listen(listener, identity, reactor.to.clone(), Rc::clone(&reactor.unwritten)));
     reactor.serve(&mut from).await
 }
 
@@ -216,6 +219,7 @@ impl Reactor {
             world,
             link,
             console,
+            guard: Rc::new(Cell::new(identity.guard)),
             identity,
             to,
             observer: Observer::open().ok(),
@@ -248,6 +252,7 @@ impl Reactor {
         reactor.watch_guard();
         reactor.open_logs(fresh);
         if fresh {
+            reactor.take_back(dump);
             let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
             let names: Vec<String> = enabled.map(|service| service.config.name.clone()).collect();
             for service in names {
@@ -257,6 +262,15 @@ impl Reactor {
             reactor.carry_on(dump);
         }
         Ok(reactor)
+    }
+
+    /// What the service manager has kept of an instance before this one counts as held before anything is started.
+    fn take_back(&mut self, dump: Dump) {
+        for listener in translate::facts(dump).listeners.into_iter().filter(|listener| listener.owner.is_none()) {
+            let text = format!("port {} was kept by the service manager, with all who connected meanwhile", listener.address);
+            self.tell(&listener.service, Mark::Good, &text);
+            self.step(Event::Listener(listener));
+        }
     }
 
     /// A daemon before this one died.
@@ -318,6 +332,7 @@ impl Reactor {
             Message::Control(request, answers) => self.asked(request, &answers),
             Message::Status(dump) => {
                 if let Some(dump) = dump {
+                    self.guard_is(&dump);
                     self.identity = Identity::of(&dump);
                 }
                 self.answer_status();
@@ -325,7 +340,7 @@ impl Reactor {
             Message::HoldAnswered { service, address, failed, answers } => self.hold_answered(&service, address, failed, &answers),
             Message::ConfigRead(read) => self.config_read(*read),
             Message::Said(generation, said) => self.said(generation, said),
-            Message::Files(service, mark, text) => self.tell(&service, mark, &text),
+            Message::Tell(service, mark, text) => self.tell(&service, mark, &text),
             Message::Guard(dump) => self.guard_is(&dump),
             Message::CheckHealth(generation) => self.check_health(generation),
             Message::Logs(event) => self.logs_told(event),
