@@ -24,6 +24,7 @@ mod serve;
 mod spawn;
 mod state;
 mod steering;
+pub mod store;
 mod strangers;
 mod tree;
 mod unheld;
