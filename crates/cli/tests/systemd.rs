@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use stayput_testkit::env::{TestEnv, User};
 use stayput_testkit::{process, wait};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const UNIT: &str = include_str!("../../../dist/stayput.service");
 
 /// Its file systems are its own, or cannot be written: it is to change nothing of this machine. Arguments: the directory of the test, systemd.
@@ -209,6 +209,7 @@ impl Drop for Finish<'_> {
 }
 
 /// As root, or not at all.
+#[expect(clippy::print_stdout, reason = "what was not tried is said aloud")]
 fn with_systemd(test: impl FnOnce(&TestEnv, &Machine<'_>, u16)) {
     if !User::Root.is_possible() {
         println!("NOT RUN: systemd as a first process needs root");

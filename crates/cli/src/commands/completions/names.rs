@@ -54,7 +54,8 @@ pub(crate) fn run(args: &Args, whole: &Command) -> ExitCode {
     let mut names = place(&args.words, whole).map(|place| place.names()).unwrap_or_default();
     names.sort();
     names.dedup();
-    output::say(&names.iter().map(|name| format!("{name}\n")).collect::<String>());
+    names.push(String::new());
+    output::say(&names.join("\n"));
     ExitCode::SUCCESS
 }
 
@@ -128,12 +129,11 @@ impl Place<'_> {
         let mut names = match self.offer {
             Offer::Instance => running.iter().map(|found| found.name.clone()).collect(),
             Offer::Configured => self.configured(),
-            Offer::Service => self.services(&running),
             Offer::Either if self.typed.is_empty() && self.instance.is_none() => {
                 let instances = running.iter().map(|found| found.name.clone());
                 instances.chain(self.services(&running)).collect()
             }
-            Offer::Either => self.services(&running),
+            Offer::Service | Offer::Either => self.services(&running),
         };
         names.retain(|name| !self.typed.contains(&name.as_str()));
         names
