@@ -113,7 +113,9 @@ impl Manager {
     fn kill_all(&mut self, env: &TestEnv) {
         let ours = || env.left().into_iter().filter(|found| found.pid != self.child.id()).collect::<Vec<_>>();
         for signal in [Signal::STOP, Signal::KILL] {
-            ours().iter().for_each(|found| _ = process::signal(found.pid, signal));
+            for found in ours() {
+                process::signal(found.pid, signal);
+            }
         }
         wait::until_true("the end of all", PATIENCE, || ours().is_empty()).unwrap();
         assert_eq!(self.hears("ended "), "-9");
