@@ -1,8 +1,9 @@
 //! `cargo xtask dist`: binaries that people can copy. Static, in the profile `dist`, each beside the licences of what is in it, in
-//! `target/dist/stayput-VERSION-TARGET/`. The one for this machine is shown to run in an empty root.
+//! `target/dist/stayput-VERSION-TARGET/`, with man pages, completions and the unit for systemd. The one for this machine is shown to run in an empty root.
 //!
 //! It refuses to pass on a binary that is not static, too large, or that was not shown to run.
 
+mod beside;
 mod licences;
 mod proof;
 
@@ -36,7 +37,8 @@ const TARGETS: [Target; 4] = [
 pub(crate) fn run() -> Result<ExitCode, String> {
     let sysroot = PathBuf::from(said("rustc", &["--print", "sysroot"])?);
     let host = said("rustc", &["--print", "host-tuple"])?;
-    let mut proved = 0;
+    let mut proved: Option<PathBuf> = None;
+    let mut foreign = Vec::new();
     for target in &TARGETS {
         if let Err(missing) = can_build(target, &sysroot) {
             println!("dist: NOT BUILT: {}: {missing}", target.triple);
@@ -52,13 +54,17 @@ pub(crate) fn run() -> Result<ExitCode, String> {
         // What this machine's kernel can execute.
         if target.triple.split('-').next() == host.split('-').next() {
             proof::runs_in_an_empty_root(&copy, target.triple)?;
-            proved += 1;
+            beside::write(&copy, &place)?;
+            proved = Some(copy);
         } else {
             println!("dist: NOT TRIED: {}: this machine cannot execute it", target.triple);
+            foreign.push(place.clone());
         }
         println!("dist: {}", place.display());
     }
-    if proved == 0 { Err("no binary was built for this machine".to_owned()) } else { Ok(ExitCode::SUCCESS) }
+    let proved = proved.ok_or("no binary was built for this machine")?;
+    foreign.iter().try_for_each(|place| beside::write(&proved, place))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn can_build(target: &Target, sysroot: &Path) -> Result<(), String> {

@@ -40,6 +40,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "php", package: "php-cli", without: "PHP's own server" },
     Tool { program: "escript", package: "erlang-base", without: "Erlang" },
     Tool { program: "memcached", package: "memcached", without: "memcached" },
+    // As the first process of namespaces of its own; what starts this machine is left as it is.
+    Tool { program: "systemctl", package: "systemd", without: "systemd" },
     Tool { program: "valgrind", package: "valgrind", without: "counted instructions" },
     Tool { program: "puma", package: "puma", without: "the page about Rails" },
     // `java File.java` wants a compiler, which the runtime alone has not.

@@ -67,6 +67,9 @@ enum Command {
     /// What runs the copies of a service
     #[command(name = replicas::NAME, hide = true)]
     Replicas(replicas::Args),
+    /// What shells ask for names
+    #[command(name = completions::names::NAME, hide = true)]
+    Complete(completions::names::Args),
     /// What reads the keys
     #[command(name = up::keys::NAME, hide = true)]
     Keys(up::keys::Args),
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         Command::Story(args) => story::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Schema => Ok(schema::run()),
+        Command::Complete(args) => Ok(completions::names::run(&args, &Cli::command())),
         Command::Completions(args) => Ok(completions::run(&args, &Cli::command())),
         Command::Man(args) => completions::man(&args, &Cli::command()),
         Command::Dashboard(args) => dashboard::run(&args),

@@ -20,10 +20,14 @@ pub(crate) fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether the terminal takes text alone (`TERM=dumb`, as of editors and some consoles).
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|value| value == "dumb")
+}
+
 /// Whether colours are wanted: a person watches, and neither `NO_COLOR` (no-color.org: set and not empty) nor a terminal without
 /// them forbids it.
 pub(crate) fn is_colourful() -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-    is_watched() && !forbidden && !dumb
+    is_watched() && !forbidden && !is_dumb()
 }

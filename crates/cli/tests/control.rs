@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use stayput_wire::codec::{self, ANSWER_LINE_MAX};
 use stayput_wire::message::StoppedService;
 use stayput_wire::runtime::RuntimeDir;
-use stayput_wire::{Answer, Event, Failure, FailureKind, Ledger, Measured, Outcome, Reply, Request, RestartedService, VERSION};
+use stayput_wire::{Answer, Cursor, Event, Failure, FailureKind, Ledger, Measured, Outcome, Reply, Request, RestartedService, VERSION};
 
 /// What happens to one connection: the request that must come, and the answers to it; then it is closed.
 type Script = Vec<(Request, Vec<Answer>)>;
@@ -162,23 +162,43 @@ fn a_refusal_is_told_in_the_words_of_the_daemon() {
     assert_eq!((code, err.as_str()), (Some(1), "error: the instance is stopping\nhint: wait\n"));
 }
 
-#[test]
-fn a_restart_is_followed_when_the_daemon_dies() {
+/// The status of the instance, its service in this phase.
+fn status(phase: &str) -> Script {
     let status = serde_json::json!({
         "name": "web", "guard": {"pid": 1}, "keeper": {"pid": 2}, "daemon": {"pid": 4}, "keeper_deaths": 0, "daemon_deaths": 1,
         "services": [{
-            "name": "web", "target": "up", "phase": "ready", "detail": "generation 4 takes the connections", "restarts": 1,
+            "name": "web", "target": "up", "phase": phase, "detail": "generation 4 takes the connections", "restarts": 1,
             "generations": [], "held": [], "ledger": ledger(Outcome::Switched, None),
         }],
     });
-    let status = serde_json::from_value(status).unwrap();
+    vec![(Request::Status {}, vec![Answer::Reply(Reply::Status(serde_json::from_value(status).unwrap()))])]
+}
+
+#[test]
+fn a_restart_is_followed_when_the_daemon_dies() {
     let daemon = Daemon::start(vec![
         restart(vec![Answer::Event(Event::Starting { service: web(), from: Some(3), to: 4, pid: 4790 })]),
-        vec![(Request::Status {}, vec![Answer::Reply(Reply::Status(Box::new(status)))])],
+        status("ready"),
     ]);
     let (code, out, err) = daemon.stayput(&["restart"]);
     assert_eq!(code, Some(0), "{err}");
     assert!(err.contains("the daemon ended while we waited"), "{err}");
+    assert!(out.contains("restart of generation 3 by 4: switched"), "{out}");
+}
+
+#[test]
+fn the_next_daemon_is_asked_again_when_something_happens() {
+    let news = Request::Events { since: Some(Cursor::NOW), follow: true, services: vec![] };
+    let daemon = Daemon::start(vec![
+        restart(vec![Answer::Event(Event::Starting { service: web(), from: Some(3), to: 4, pid: 4790 })]),
+        status("soaking"),
+        vec![(news, vec![Answer::Gap { missed: None }])],
+        // Once for what may have happened before the stream began, and then for what the stream says.
+        status("soaking"),
+        status("ready"),
+    ]);
+    let (code, out, err) = daemon.stayput(&["restart"]);
+    assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("restart of generation 3 by 4: switched"), "{out}");
 }
 

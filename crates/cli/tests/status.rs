@@ -36,6 +36,18 @@ fn several_services_are_a_table_that_fits_and_is_live_on_a_terminal(env) {
     assert_eq!((code, out.as_str()), (Some(2), ""), "{err}");
     assert!(err.contains("standard output is none"), "{err}");
 
+    // A terminal that takes text alone gets text alone.
+    let program = env.command(["status"]).get_program().to_str().unwrap().to_owned();
+    let dumb = |arguments: &str| {
+        let mut command = env.as_user(std::path::Path::new("/usr/bin/script"), ["-qec", &format!("{program} {arguments}"), "/dev/null"]);
+        let output = command.env("TERM", "dumb").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = dumb("status --watch");
+    assert!(code == Some(2) && said.contains("TERM is dumb") && !said.contains('\u{1b}'), "{code:?} {said:?}");
+    let (code, said) = dumb("status");
+    assert!(code == Some(0) && said.contains("web ") && !said.contains('\u{1b}'), "{code:?} {said:?}");
+
     // script(1) makes the terminal; what is drawn on it goes to its standard output.
     let drawn = env.file("drawn", "");
     let stayput = env.command(["status"]).get_program().to_str().unwrap().to_owned();

@@ -130,6 +130,8 @@ pub(crate) fn listener(socket: OwnedFd) -> io::Result<UnixListener> {
 #[derive(Debug, Clone)]
 struct Desk {
     identity: Identity,
+    /// The process that stands for the instance now.
+    guard: Rc<Cell<i32>>,
     to: UnboundedSender<Message>,
     unwritten: Rc<Cell<usize>>,
     streams: Rc<Room>,
@@ -137,8 +139,14 @@ struct Desk {
 }
 
 /// Accepts for ever.
-pub(crate) async fn listen(listener: UnixListener, identity: Identity, to: UnboundedSender<Message>, unwritten: Rc<Cell<usize>>) {
-    let desk = Desk { identity, to, unwritten, streams: Rc::new(Room::new(STREAMS)), room: Rc::new(Room::new(CONNECTIONS)) };
+pub(crate) async fn listen(
+    listener: UnixListener,
+    (identity, guard): (Identity, Rc<Cell<i32>>),
+    to: UnboundedSender<Message>,
+    unwritten: Rc<Cell<usize>>,
+) {
+    let (streams, room) = (Rc::new(Room::new(STREAMS)), Rc::new(Room::new(CONNECTIONS)));
+    let desk = Desk { identity, guard, to, unwritten, streams, room };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -191,7 +199,7 @@ async fn serve(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
                     version: VERSION,
                     stayput: env!("CARGO_PKG_VERSION").to_owned(),
                     instance: desk.identity.instance.clone(),
-                    guard: desk.identity.guard,
+                    guard: desk.guard.get(),
                 };
                 write_answer(&mut peer.write, &Answer::Reply(hello), desk).await?;
             }

@@ -194,6 +194,7 @@ impl Reactor {
             return;
         }
         self.identity = crate::reactor::Identity::of(dump);
+        self.guard.set(dump.guard_pid);
         if let Some(manager) = &mut self.manager {
             manager.guard = dump.guard_pid;
             manager.say(&format!("MAINPID={}", manager.guard));

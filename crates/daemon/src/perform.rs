@@ -52,7 +52,8 @@ impl Reactor {
                 self.link.ask(Request::Release { generation: to_keeper(generation) }, Asked::Release(to_keeper(generation)));
             }
             Effect::ReleaseService { service } => {
-                self.link.ask(Request::ReleaseService { service }, Asked::Other("the ports could not be released"));
+                let ends = self.world.is_ending();
+                self.link.ask(Request::ReleaseService { service, ends }, Asked::Other("the ports could not be released"));
             }
             Effect::Forget { generation } => self.forget(generation),
             Effect::Probe { generation } => self.probe(generation),

@@ -123,6 +123,8 @@ pub(crate) struct Reactor {
     pub(crate) link: Rc<Link>,
     pub(crate) console: Console,
     pub(crate) identity: Identity,
+    /// The guard, as whoever says hello is told.
+    pub(crate) guard: Rc<Cell<i32>>,
     pub(crate) to: UnboundedSender<Message>,
     pub(crate) observer: Option<Observer>,
     pub(crate) probes: BTreeMap<GenerationId, AbortHandle>,
@@ -181,7 +183,8 @@ pub(crate) async fn run(channel: OwnedFd, control: OwnedFd, console: &Console) -
     let (to, mut from) = unbounded_channel();
     let mut reactor = Reactor::start(link, console.clone(), to, dump)?;
     reactor.socket = listener.local_addr().ok().and_then(|at| Some(at.as_pathname()?.to_owned())).unwrap_or_default();
-    tokio::task::spawn_local(control::listen(listener, reactor.identity.clone(), reactor.to.clone(), Rc::clone(&reactor.unwritten)));
+    let identity = (reactor.identity.clone(), Rc::clone(&reactor.guard));
+    tokio::task::spawn_local(control::listen(listener, identity, reactor.to.clone(), Rc::clone(&reactor.unwritten)));
     reactor.serve(&mut from).await
 }
 
@@ -216,6 +219,7 @@ impl Reactor {
             world,
             link,
             console,
+            guard: Rc::new(Cell::new(identity.guard)),
             identity,
             to,
             observer: Observer::open().ok(),
@@ -249,6 +253,7 @@ impl Reactor {
         reactor.open_logs(fresh);
         reactor.end_left(std::mem::take(&mut dump.left), fresh);
         if fresh {
+            reactor.take_back(dump);
             let enabled = reactor.world.services.values().filter(|service| !service.config.disabled);
             let names: Vec<String> = enabled.map(|service| service.config.name.clone()).collect();
             for service in names {
@@ -258,6 +263,15 @@ impl Reactor {
             reactor.carry_on(dump);
         }
         Ok(reactor)
+    }
+
+    /// What the service manager has kept of an instance before this one counts as held before anything is started.
+    fn take_back(&mut self, dump: Dump) {
+        for listener in translate::facts(dump).listeners.into_iter().filter(|listener| listener.owner.is_none()) {
+            let text = format!("port {} was kept by the service manager, with all who connected meanwhile", listener.address);
+            self.tell(&listener.service, Mark::Good, &text);
+            self.step(Event::Listener(listener));
+        }
     }
 
     /// A daemon before this one died.
@@ -319,6 +333,7 @@ impl Reactor {
             Message::Control(request, answers) => self.asked(request, &answers),
             Message::Status(dump) => {
                 if let Some(dump) = dump {
+                    self.guard_is(&dump);
                     self.identity = Identity::of(&dump);
                 }
                 self.answer_status();

@@ -70,6 +70,7 @@ impl Keeper {
         let stops = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
         let stop = self.state.signals.iter().find(|(signal, hangup)| stops.contains(signal) || *hangup).map(|(signal, _)| *signal);
         let Some(signal) = stop.filter(|_| self.state.daemon.quick_deaths > HOPELESS) else { return };
+        self.state.ends = true;
         self.headless_end = Some((now + HEADLESS_GRACE_NS, 128 + signal as u8));
         let services: BTreeSet<String> = self.state.listeners.iter().map(|listener| listener.service.clone()).collect();
         for service in services {

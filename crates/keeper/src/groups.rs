@@ -371,6 +371,10 @@ impl Keeper {
         for listener in &self.state.listeners {
             if listener.service == service {
                 let _ = reuseport::unmute(listener.socket);
+                if self.state.ends && self.state.is_stored(listener.inode) {
+                    // Whoever comes after its server has ended waits in it until the instance is started again.
+                    let _ = rustix::net::listen(listener.socket, HELD_BACKLOG);
+                }
             }
         }
         self.commit();

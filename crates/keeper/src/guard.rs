@@ -6,6 +6,7 @@ use crate::errand;
 use crate::keeper::{self, Outcome};
 use crate::life::{GuardDescriptors, Life};
 use crate::state::State;
+use crate::store::Stored;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use stayput_kernel::limits::{self, Rlimit};
@@ -32,6 +33,8 @@ pub struct Start {
     pub lives: Option<OwnedFd>,
     /// Listening TCP sockets that this process was given by who started it (`LISTEN_FDS`): each is held for the first service that wants its address.
     pub inherited: Vec<OwnedFd>,
+    /// What the service manager kept of an instance before this one, with the socket if it is to be held again; without, it is to be kept no longer.
+    pub stored: Vec<(Stored, Option<OwnedFd>)>,
     /// Arguments with which this binary is executed as the daemon, the first being its name.
     pub daemon_argv: Vec<Vec<u8>>,
 }
@@ -58,6 +61,10 @@ pub fn run(start: Start) -> Result<u8, Errno> {
     state.daemon.argv = start.daemon_argv;
     state.nofile = nofile;
     state.inherited = start.inherited.into_iter().map(TableFd::keep).collect();
+    for (stored, socket) in start.stored {
+        state.restored.extend(socket.map(|socket| (stored.service.clone(), TableFd::keep(socket))));
+        state.stored.push(stored);
+    }
     state.new_blobs.insert(String::new(), start.blob);
     let changes = state.changes().map_err(|_| Errno::INVAL)?;
     life.journal().and_then(|mut journal| journal.commit(&changes)).map_err(|_| Errno::TOOBIG)?;

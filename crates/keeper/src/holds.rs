@@ -13,11 +13,12 @@ impl Keeper {
     /// Holds a port, now or when it is released.
     pub(crate) fn hold(&mut self, service: String, address: SocketAddr) {
         let same = |hold: &WaitingHold| hold.service == service && hold.address == address;
-        let held = self
-            .state
-            .listeners
-            .iter()
-            .any(|listener| listener.service == service && listener.key.address == address && listener.origin == Origin::Held);
+        // What was held of the port for the service before it was started, and is narrower than what is asked for, stands in for it.
+        let narrower = |held: SocketAddr| address.ip().is_unspecified() && held.port() == address.port();
+        let held = self.state.listeners.iter().any(|listener| {
+            let at = listener.key.address;
+            listener.service == service && listener.origin == Origin::Held && (at == address || listener.owner.is_none() && narrower(at))
+        });
         if held {
             self.tell(Event::Held { service, address });
         } else if !self.state.waiting.iter().any(same) {

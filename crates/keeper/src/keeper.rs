@@ -7,6 +7,7 @@ use crate::protocol::{GenerationId, ListenerId};
 use crate::serve::Outgoing;
 use crate::spawn::sources;
 use crate::state::State;
+use crate::store::Store;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use stayput_kernel::procfs::Proc;
@@ -41,16 +42,19 @@ pub(crate) enum Source {
     Binder(ListenerId),
     /// A connection waits on a listener.
     Queue(ListenerId),
+    /// The service manager takes messages again.
+    Store,
 }
 
 impl Source {
-    fn token(self) -> u64 {
+    pub(crate) fn token(self) -> u64 {
         match self {
             Self::GuardPipe => 1,
             Self::GuardDeath => 2,
             Self::Children => 3,
             Self::Channel => 4,
             Self::PortReleases => 5,
+            Self::Store => 6,
             Self::Report(generation) => 1 << 56 | generation.0,
             Self::Calls(generation) => 2 << 56 | generation.0,
             Self::Stray(generation) => 3 << 56 | generation.0,
@@ -73,6 +77,7 @@ impl Source {
             (0, 3) => Some(Self::Children),
             (0, 4) => Some(Self::Channel),
             (0, 5) => Some(Self::PortReleases),
+            (0, 6) => Some(Self::Store),
             _ => None,
         }
     }
@@ -94,6 +99,8 @@ pub(crate) struct Keeper {
     /// Kept open so that its place in the epoll stays. Where no pidfd can be opened, a signal tells of its end.
     guard: Option<OwnedFd>,
     pub(crate) releases: Option<DestroyEvents>,
+    /// Where the service manager keeps sockets for us, if it offers that.
+    pub(crate) store: Option<Store>,
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Room in the daemon's queue is waited for.
     pub(crate) awaits_room: bool,
@@ -127,6 +134,7 @@ pub(crate) fn run(life: Life, journal: Journal, state: State) -> Result<Outcome,
             return Ok(Outcome::GuardDied);
         }
         keeper.act_on_timers();
+        keeper.keep_store();
         keeper.commit();
         events.clear();
         let timeout = keeper.timeout();
@@ -166,6 +174,7 @@ impl Keeper {
             children,
             guard,
             releases: None,
+            store: Store::from_environment(),
             outbox: VecDeque::new(),
             awaits_room: false,
             unanswered: false,
@@ -192,11 +201,13 @@ impl Keeper {
         known.extend([self.epoll.as_raw_fd(), self.children.as_raw_fd()]);
         known.extend(self.guard.iter().map(AsRawFd::as_raw_fd));
         known.insert(std::os::fd::AsFd::as_fd(&self.proc).as_raw_fd());
+        known.extend(self.store.as_ref().map(Store::number));
         if self.life.keeper_deaths() > 0 {
             // What a predecessor had opened and not written down. Unreadable /proc: it stays open, and nothing else is wrong.
             let _ = table::sweep(&known);
         }
         self.restate_groups();
+        self.take_back();
         self.find_lost_children();
         let ids: Vec<GenerationId> = self.state.generations.iter().map(|generation| generation.id).collect();
         for id in ids {
@@ -298,7 +309,8 @@ impl Keeper {
             Some(Source::Stray(id)) => self.on_stray_exit(id),
             Some(Source::Binder(id)) => self.on_binder_exit(id),
             Some(Source::Queue(id)) => self.on_queue(id),
-            Some(Source::GuardDeath) | None => {}
+            // What waits to be said is said after each event.
+            Some(Source::Store | Source::GuardDeath) | None => {}
         }
     }
 

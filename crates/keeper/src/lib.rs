@@ -25,6 +25,7 @@ mod serve;
 mod spawn;
 mod state;
 mod steering;
+pub mod store;
 mod strangers;
 mod tree;
 mod unheld;

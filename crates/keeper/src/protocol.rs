@@ -102,6 +102,8 @@ pub enum Request {
     ReleaseService {
         /// The service.
         service: String,
+        /// The instance ends: what the service manager keeps of its ports stays there, for it may start the instance again.
+        ends: bool,
     },
     /// End a hold of one address: close our own socket if no generation has it, and wait for the port no longer.
     Unhold {

@@ -26,11 +26,12 @@ pub(crate) trait Entry: Serialize {
 pub(crate) struct Table<E> {
     entries: BTreeMap<u64, E>,
     touched: BTreeSet<u64>,
+    version: u64,
 }
 
 impl<E> Default for Table<E> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), touched: BTreeSet::new() }
+        Self { entries: BTreeMap::new(), touched: BTreeSet::new(), version: 0 }
     }
 }
 
@@ -47,18 +48,26 @@ impl<E: Entry> Table<E> {
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut E> {
         let entry = self.entries.get_mut(&number)?;
         self.touched.insert(number);
+        self.version += 1;
         Some(entry)
     }
 
     pub(crate) fn push(&mut self, entry: E) {
         self.touched.insert(entry.number());
+        self.version += 1;
         self.entries.insert(entry.number(), entry);
     }
 
     pub(crate) fn remove(&mut self, number: u64) -> Option<E> {
         let entry = self.entries.remove(&number)?;
         self.touched.insert(number);
+        self.version += 1;
         Some(entry)
+    }
+
+    /// Another number after every change, as far as this process has seen them.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Takes out all of which this is true.
@@ -112,9 +121,10 @@ mod tests {
         let mut table = Table::default();
         table.restore(Thing(1, 10));
         table.restore(Thing(2, 20));
-        assert_eq!(table.changes(), Ok(vec![]));
+        assert_eq!((table.changes(), table.version()), (Ok(vec![]), 0));
         table.get_mut(2).expect("present").1 = 21;
         table.push(Thing(3, 30));
+        assert_eq!(table.version(), 2);
         assert_eq!(table.extract(|thing| thing.1 == 10), [Thing(1, 10)]);
         let changes = table.changes().expect("encodes");
         let records: Vec<_> = changes.iter().map(|(record, value)| (record.clone(), value.is_some())).collect();

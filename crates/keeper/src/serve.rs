@@ -221,7 +221,10 @@ impl Keeper {
             }
             Request::Unhold { service, address } => Reply::Released { queued: self.unhold(&service, address) },
             Request::LetGo { service, address } => Reply::Released { queued: self.let_go(&service, address) },
-            Request::ReleaseService { service } => Reply::Released { queued: self.release_service(&service) },
+            Request::ReleaseService { service, ends } => {
+                self.state.ends |= ends;
+                Reply::Released { queued: self.release_service(&service) }
+            }
             Request::Fetch { generation } => return Answer::Output { generation, spawned: false },
             Request::Forget { generation } => {
                 self.forget(generation);
@@ -236,6 +239,7 @@ impl Keeper {
     }
 
     pub(crate) fn end(&mut self, status: u8) {
+        self.state.ends = true;
         let services: BTreeSet<String> = self.state.listeners.iter().map(|listener| listener.service.clone()).collect();
         for service in services {
             self.release_service(&service);

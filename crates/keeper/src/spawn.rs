@@ -180,7 +180,10 @@ impl Keeper {
     fn mark(&self, env: &mut Vec<CString>, spec: &SpawnSpec, notify: Option<&NotifyName>) {
         let ours = |entry: &CString| {
             let entry = entry.as_bytes();
-            entry.starts_with(b"STAYPUT_") || entry.starts_with(b"NOTIFY_SOCKET=") || entry.starts_with(b"WATCHDOG_")
+            entry.starts_with(b"STAYPUT_")
+                || entry.starts_with(b"NOTIFY_SOCKET=")
+                || entry.starts_with(b"WATCHDOG_")
+                || entry.starts_with(b"FDSTORE=")
         };
         env.retain(|entry| !ours(entry));
         let mut marks = vec![

@@ -4,6 +4,7 @@ use crate::journal::{Change, Journal};
 use crate::protocol::{Dump, ExecStage, ExitStatus, GenerationFacts, GenerationId, ListenerFacts, ListenerId, Origin, Trap, WaitingHold};
 use crate::records::{Entry, Record, Table};
 use crate::steering::{Member, Order};
+use crate::store::Stored;
 use serde::{Deserialize, Serialize};
 use stayput_kernel::cgroup::Cgroup;
 use stayput_kernel::options::SetOption;
@@ -44,6 +45,12 @@ pub(crate) struct State {
     pub(crate) nofile: Option<(u64, u64)>,
     /// Listening sockets that the instance was started with.
     pub(crate) inherited: Vec<TableFd>,
+    /// What the service manager keeps for us.
+    pub(crate) stored: Vec<Stored>,
+    /// What it kept and gave us back, with the service; it is not held yet.
+    pub(crate) restored: Vec<(String, TableFd)>,
+    /// The instance ends: what is stored stays where it is.
+    pub(crate) ends: bool,
     /// Services that do not take passed sockets.
     pub(crate) declines: BTreeSet<String>,
     /// Nonces of lives of the instance that ended without ending their services. Empty as soon as nothing is left of them.
@@ -308,6 +315,7 @@ impl State {
         [Some(self.control), Some(self.lock), self.daemon.channel, self.daemon.pidfd]
             .into_iter()
             .chain(self.inherited.iter().copied().map(Some))
+            .chain(self.restored.iter().map(|(_, socket)| Some(*socket)))
             .chain(generations)
             .chain(listeners)
             .chain(groups)
@@ -362,6 +370,9 @@ impl State {
             emptied: Vec::new(),
             nofile: None,
             inherited: Vec::new(),
+            stored: Vec::new(),
+            restored: Vec::new(),
+            ends: false,
             declines: BTreeSet::new(),
             left: Vec::new(),
             written: Vec::new(),

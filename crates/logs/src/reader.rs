@@ -203,8 +203,13 @@ impl Reader {
             }
         };
         match next {
-            // Times do not go back within a track but with the clock: what comes after the end is not wanted either.
-            Some(item) if self.query.until.is_some_and(|until| item.at() > until) => slot.reader = None,
+            // Times go back within a track with the clock alone, and then a segment begins: what comes after the end in this one is not wanted either.
+            Some(item) if self.query.until.is_some_and(|until| item.at() > until) => {
+                if reader.leave_newer(self.query.until.unwrap_or(u64::MAX))? {
+                    return self.advance(number);
+                }
+                slot.reader = None;
+            }
             Some(item) => {
                 self.order.push(Reverse((item.at(), number)));
                 slot.head = Some(item);

@@ -116,9 +116,10 @@ impl TrackReader {
 
     fn begin_at(&mut self, since: u64) -> io::Result<()> {
         self.since = since;
-        // The last segment that begins before that time has its first line.
-        while let Some(second) = self.coming.get(1).copied()
+        // The last segment that begins before that time has its first line, unless one before it ends after that time: then the clock went back between them.
+        while let (Some(first), Some(second)) = (self.coming.front().copied(), self.coming.get(1).copied())
             && head_of_index(&self.dir, second).and_then(|index| index.first_time()).is_some_and(|first| first < since)
+            && last_time(&self.dir, first).is_none_or(|last| last < since)
         {
             self.coming.pop_front();
         }
@@ -135,6 +136,27 @@ impl TrackReader {
             self.settle_in();
         }
         Ok(())
+    }
+
+    /// The rest of the present segment is newer than `until`: goes on with the next one that begins before; that is one before which the clock went back.
+    /// False: there is none.
+    ///
+    /// # Errors
+    /// Those of reading the files.
+    pub fn leave_newer(&mut self, until: u64) -> io::Result<bool> {
+        let newer =
+            |name: &SegmentName| head_of_index(&self.dir, *name).and_then(|index| index.first_time()).is_none_or(|first| first > until);
+        while self.coming.front().is_some_and(newer) {
+            self.coming.pop_front();
+        }
+        self.ready.clear();
+        self.partial = Partial::default();
+        self.segment = None;
+        let found = self.open_next_quietly()?;
+        if let Some(segment) = &self.segment {
+            self.within = segment.index.continues();
+        }
+        Ok(found)
     }
 
     fn begin_before_the_end(&mut self, lines: usize) -> io::Result<()> {
@@ -497,6 +519,16 @@ fn head_of_index(dir: &ServiceDir, name: SegmentName) -> Option<Index> {
     let mut head = [0; 4 * crate::index::RECORD];
     let length = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut head, 0)).ok()?;
     Some(Index::parse(&head[..length]))
+}
+
+/// When the last bytes of a segment were taken, as far as its index says; the index is not read for that.
+fn last_time(dir: &ServiceDir, name: SegmentName) -> Option<u64> {
+    const RECORD: u64 = crate::index::RECORD as u64;
+    let file = dir.open(name, crate::name::FileKind::Index).ok()?;
+    let whole = rustix::fs::fstat(&file).ok()?.st_size.cast_unsigned() / RECORD;
+    let mut tail = [0; 4 * crate::index::RECORD];
+    let length = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut tail, whole.saturating_sub(4) * RECORD)).ok()?;
+    Index::parse(&tail[..length]).records().iter().rev().find_map(crate::index::Record::at)
 }
 
 fn usize_of(bytes: u64) -> usize {

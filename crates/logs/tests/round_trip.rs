@@ -145,6 +145,32 @@ proptest! {
 }
 
 #[test]
+fn a_clock_that_was_set_back_hides_no_line() {
+    let bench = bench();
+    let (at, second) = (1_795_435_200_000 * MS, 1000 * MS);
+    // Half an hour on, then an hour back, then on; and the last line of one segment is the end of a line of the one before.
+    let half = 1800 * second;
+    let pieces = [
+        ("one\n", at),
+        ("two\n", at + half),
+        ("thr", at + half),
+        ("ee\nfour\n", at - half),
+        ("five\n", at + half + 9 * second),
+        ("six\n", at - half),
+    ];
+    bench.write(track(1, Stream::Stdout), &pieces);
+    let all = ["one", "two", "three", "four", "five", "six"];
+    assert_eq!(text(&bench.lines(Query::default())), all, "in the order in which they were written");
+    let between = |since, until| text(&bench.lines(Query { since, until, ..Query::default() }));
+    assert_eq!(between(Some(at), None), ["one", "two", "three", "five"]);
+    assert_eq!(between(Some(at + second), None), ["two", "three", "five"]);
+    assert_eq!(between(Some(at + half + second), None), ["five"]);
+    assert_eq!(between(None, Some(at - second)), ["four", "six"]);
+    assert_eq!(between(None, Some(at)), ["one", "four", "six"]);
+    assert_eq!(between(Some(at - second), Some(at + second)), ["one"]);
+}
+
+#[test]
 fn streams_and_generations_are_merged_by_time() {
     let bench = bench();
     bench.write(track(1, Stream::Stdout), &[("a\n", 10 * MS), ("d\n", 40 * MS)]);

@@ -18,8 +18,17 @@ pub const EADDRINUSE: i32 = 98;
 /// A clock that is set back by more than this, in milliseconds, was wrong before: times that it has passed already count again. By less
 /// than this it is adjusted, and nothing runs twice. The border is that of cron(8).
 pub const CLOCK_CORRECTION_MS: u64 = 3 * 3600 * 1000;
+/// The same for a schedule that means "every so often": it goes on by the new time, but no minute is run twice in a row.
+const INTERVAL_CORRECTION_MS: u64 = 60 * 1000;
 /// Ledgers kept.
 const LEDGERS: usize = 16;
+
+/// How far the clock may be set back, in milliseconds, so that a time of this schedule which was run is not run again. As in cron(8) a job at certain times
+/// runs once at each of them whatever becomes of the clock; one with `*` in its minutes or hours would be silent for as long as the clock went back.
+pub fn correction_ms(cron: &str) -> u64 {
+    let often = cron.split_whitespace().take(2).any(|field| field.contains('*')) || cron.trim().eq_ignore_ascii_case("@hourly");
+    if often { INTERVAL_CORRECTION_MS } else { CLOCK_CORRECTION_MS }
+}
 
 /// Whether a service is meant to run. What it does now is another question: its plan and its generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -244,7 +244,7 @@ impl PortSocket {
 }
 
 /// A service of stayput that a process belongs to, by its environment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StayputService {
     /// STAYPUT_SERVICE.
     pub service: String,

@@ -245,6 +245,37 @@ impl Found {
             Err(error) => Err(RuntimeError::Call("open", self.lock.clone(), error)),
         }
     }
+
+    /// Waits until its lock is held no more, at most so long; whether it ended. (A thread waits, for flock(2) has no deadline. One that waits in vain
+    /// stays until the instance, or this process, ends.)
+    ///
+    /// # Errors
+    /// As [`Found::is_running`]; or there is no thread to be had.
+    pub fn wait_end(&self, within: Duration) -> Result<bool, RuntimeError> {
+        let fail = |call, path: &Path| {
+            let path = path.to_owned();
+            move |error| RuntimeError::Call(call, path, error)
+        };
+        let lock = match rustix::fs::open(&self.lock, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(lock) => lock,
+            Err(Errno::NOENT) => return Ok(true),
+            Err(error) => return Err(fail("open", &self.lock)(error)),
+        };
+        if !is_locked(&lock, &self.lock)? {
+            return Ok(true);
+        }
+        let (to, ended) = std::sync::mpsc::channel();
+        let wait = move || {
+            // Nobody hears it who has stopped waiting.
+            let _ = to.send(rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockShared)));
+        };
+        let thread = std::thread::Builder::new().name("lock".to_owned()).spawn(wait);
+        thread.map_err(|error| fail("clone", &self.lock)(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
+        match ended.recv_timeout(within) {
+            Ok(locked) => locked.map(|()| true).map_err(fail("flock", &self.lock)),
+            Err(_) => Ok(false),
+        }
+    }
 }
 
 /// All instances under `base` whose lock is held, by name. Leftovers of dead ones are not listed.
@@ -434,8 +465,12 @@ mod tests {
         let shared = lock.try_clone().unwrap();
         drop(lock);
         assert!(found.is_running().unwrap(), "held until the last duplicate is closed");
+        assert!(!found.wait_end(Duration::from_millis(10)).unwrap(), "it goes on");
+        let (waits, patience) = (found.clone(), Duration::from_mins(1));
+        let waiter = std::thread::spawn(move || waits.wait_end(patience).unwrap());
         drop(shared);
-        assert!(!found.is_running().unwrap());
+        assert!(waiter.join().unwrap(), "it ended");
+        assert!(!found.is_running().unwrap() && found.wait_end(Duration::ZERO).unwrap());
         let path = other.path().to_owned();
         other.remove().unwrap();
         assert!(!path.exists());

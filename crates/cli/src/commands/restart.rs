@@ -8,7 +8,8 @@ use stayput_model::text::printable;
 use stayput_wire::pattern::is_glob;
 use stayput_wire::runtime::Found;
 use stayput_wire::{
-    Canary, Client, ClientError, Event, Ledger, Outcome, Reply, Request, RestartedService, RestartingService, ServicePhase,
+    Canary, Client, ClientError, Cursor, Event, InstanceStatus, Ledger, Outcome, Reply, Request, RestartedService, RestartingService,
+    ServicePhase, ServiceStatus,
 };
 
 use super::canary;
@@ -185,38 +186,72 @@ fn finish(args: &Args, service: &str, ledger: &Ledger, last_output: &[String]) -
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long the next daemon's events are waited for before it is asked all the same.
+const NEWS_WITHIN: Duration = Duration::from_secs(10);
+
 /// The daemon died while we waited. The keeper starts another, which carries the restart on, but our request died with its
-/// connection: so its status is asked until the restart is decided. Status has no event to wait for.
+/// connection: so its status is asked, and again whenever something happens, until the restart is decided.
 fn follow(args: &Args, found: &Found, name: Option<&String>, started: Option<u64>) -> Result<ExitCode, Error> {
-    let since = Instant::now();
     if !args.json {
         output::complain("note: the daemon ended while we waited; asking the next one\n");
     }
+    let mut news: Option<Client> = None;
+    let mut lost: Option<Instant> = None;
     loop {
-        match Client::connect(&found.control_socket, instances::ANSWER_WITHIN)
-            .and_then(|mut client| client.request(&Request::Status {}, Some(instances::ANSWER_WITHIN), &mut |_| ()))
-        {
-            Ok(Reply::Status(status)) => {
+        let error = match ask(found) {
+            Ok(status) => {
                 let service = status.services.into_iter().find(|service| name.is_none_or(|name| *name == service.name));
                 let service = service.ok_or_else(|| Error::new(Kind::Failed, format!("{}: it has no service any more", found.name)))?;
-                let undecided = matches!(
-                    service.phase,
-                    ServicePhase::Starting | ServicePhase::Restarting | ServicePhase::Handover | ServicePhase::Soaking
-                );
-                if !undecided {
-                    return match service.ledger {
-                        Some(ledger) if started.is_none() || ledger.to == started => finish(args, &service.name, &ledger, &[]),
-                        _ => {
-                            Err(Error::new(Kind::Failed, format!("{}: the daemon that did the restart died with its ledger", service.name))
-                                .hint(format!("what is true now: {}", service.detail)))
-                        }
-                    };
+                if let Some(ended) = decided(args, service, started) {
+                    return ended;
+                }
+                let heard = match &mut news {
+                    Some(stream) => stream.next(Some(NEWS_WITHIN)).map(|_| lost = None),
+                    // Asked again after that: what was decided in between has no event any more.
+                    None => listen(found).map(|stream| news = Some(stream)),
+                };
+                match heard {
+                    Ok(()) | Err(ClientError::NoAnswer(_)) => continue,
+                    Err(error) => error,
                 }
             }
-            Ok(other) => return Err(instances::unexpected(found, other)),
-            Err(error) if since.elapsed() > instances::ANSWER_WITHIN * 3 => return Err(instances::unreachable(found, &error)),
-            Err(_) => {}
+            Err(error) => error,
+        };
+        news = None;
+        let again = !matches!(error, ClientError::Version(_) | ClientError::Unexpected(_) | ClientError::Misplaced(_));
+        let first = *lost.get_or_insert_with(Instant::now);
+        if !again || first.elapsed() > instances::ANSWER_WITHIN * 3 {
+            return Err(instances::unreachable(found, &error));
         }
-        std::thread::sleep(Duration::from_millis(200));
+        if !instances::goes_on(found, &error) {
+            return Err(Error::new(Kind::Failed, format!("{}: the instance ended before the restart was decided", found.name)));
+        }
     }
+}
+
+fn ask(found: &Found) -> Result<Box<InstanceStatus>, ClientError> {
+    let mut client = Client::connect(&found.control_socket, instances::ANSWER_WITHIN)?;
+    match client.request(&Request::Status {}, Some(instances::ANSWER_WITHIN), &mut |_| ())? {
+        Reply::Status(status) => Ok(status),
+        other => Err(ClientError::Unexpected(Box::new(other))),
+    }
+}
+
+fn listen(found: &Found) -> Result<Client, ClientError> {
+    let mut client = Client::connect(&found.control_socket, instances::ANSWER_WITHIN)?;
+    client.stream(&Request::Events { since: Some(Cursor::NOW), follow: true, services: Vec::new() })?;
+    Ok(client)
+}
+
+/// What became of the restart, if it is over.
+fn decided(args: &Args, service: ServiceStatus, started: Option<u64>) -> Option<Result<ExitCode, Error>> {
+    let undecided = [ServicePhase::Starting, ServicePhase::Restarting, ServicePhase::Handover, ServicePhase::Soaking];
+    if undecided.contains(&service.phase) {
+        return None;
+    }
+    Some(match service.ledger {
+        Some(ledger) if started.is_none() || ledger.to == started => finish(args, &service.name, &ledger, &[]),
+        _ => Err(Error::new(Kind::Failed, format!("{}: the daemon that did the restart died with its ledger", service.name))
+            .hint(format!("what is true now: {}", service.detail))),
+    })
 }

@@ -144,11 +144,11 @@ fn enough_descriptors() -> Result<(), Error> {
 pub(super) fn become_guard(
     runtime: RuntimeDir,
     control: OwnedFd,
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<inherited::Passed>,
     config: &InstanceConfig,
 ) -> Result<ExitCode, Error> {
     let mut config = config.clone();
-    let inherited = inherited::wanted(sockets, &mut config);
+    let wanted = inherited::wanted(sockets, &mut config);
     enough_descriptors()?;
     // proc_pid_comm(5): by this name `why`, `free` and people tell our processes from a service's, however the program was called. It is
     // /proc/self/exe in the background, which makes it "exe".
@@ -161,7 +161,8 @@ pub(super) fn become_guard(
         // Without it what a killed life left is somebody else's, and is waited for.
         lives: runtime.lives().ok(),
         lock: runtime.into_lock(),
-        inherited,
+        inherited: wanted.inherited,
+        stored: wanted.stored,
         daemon_argv: vec![b"stayput".to_vec(), super::daemon::NAME.as_bytes().to_vec()],
     };
     match guard::run(start) {

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -92,7 +92,7 @@ fn end(found: &Found, json: bool) -> Result<ExitCode, Error> {
 }
 
 /// Waits for the guard's exit, then for the lock, which says the last word: it is held as long as any process of the instance holds
-/// sockets. A lock cannot be waited for with a deadline, so it is looked at.
+/// sockets.
 fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Error> {
     if let Some(guard) = guard {
         // One that was put to sleep with Ctrl-Z cannot end. Nothing else feels this signal.
@@ -100,15 +100,11 @@ fn wait_gone(found: &Found, guard: Option<&OwnedFd>, pid: i32) -> Result<(), Err
         let timeout = Timespec::try_from(GONE_WITHIN).ok();
         let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(guard, PollFlags::IN)], timeout.as_ref()));
     }
-    let since = Instant::now();
-    while found.is_running().map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
-        if since.elapsed() > GONE_WITHIN {
-            return Err(Error::new(Kind::Failed, format!("{}: its lock is still held; its guard was pid {pid}", found.name))
-                .hint(format!("look with: stayput status {}", found.name)));
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    if found.wait_end(GONE_WITHIN).map_err(|error| Error::new(Kind::Failed, error.to_string()))? {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::new(Kind::Failed, format!("{}: its lock is still held; its guard was pid {pid}", found.name))
+        .hint(format!("look with: stayput status {}", found.name)))
 }
 
 fn report(json: bool, found: &Found, services: Option<&[StoppedService]>) {

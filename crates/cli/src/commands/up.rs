@@ -2,6 +2,7 @@
 //! instance, as `stayput run` does; with `--detach` a child of it does, and this process waits until everything is started or says what is
 //! not.
 
+mod again;
 mod check;
 pub(crate) mod keys;
 
@@ -66,7 +67,10 @@ fn become_instance(args: &Args) -> Result<ExitCode, Error> {
     }
     let mut config = configuration(args)?;
     check::all(&config)?;
-    let runtime = RuntimeDir::create(&runtime::base(), &config.name).map_err(|error| directory_error(error, &config))?;
+    let runtime = match RuntimeDir::create(&runtime::base(), &config.name) {
+        Ok(runtime) => runtime,
+        Err(error) => return again::tell_manager(&error, &config).ok_or_else(|| directory_error(error, &config)),
+    };
     stayput_daemon::add_dashboard(&mut config, &runtime.control_socket());
     if !args.detached && !args.json && config.services.iter().all(|service| service.own) {
         output::say(&how_to_add(&config));

@@ -109,8 +109,17 @@ fn be_guard(name: &str) -> ExitCode {
     let control: OwnedFd = std::os::unix::net::UnixListener::bind(directory.join("control.sock")).expect("bind").into();
     let lock = control.as_fd().try_clone_to_owned().expect("dup");
     let daemon_argv = ["scenarios", "--brain", name].map(|argument| argument.as_bytes().to_vec()).to_vec();
-    let start =
-        Start { instance: name.into(), directory, blob: Vec::new(), control, lock, lives: None, inherited: Vec::new(), daemon_argv };
+    let start = Start {
+        instance: name.into(),
+        directory,
+        blob: Vec::new(),
+        control,
+        lock,
+        lives: None,
+        inherited: Vec::new(),
+        stored: Vec::new(),
+        daemon_argv,
+    };
     ExitCode::from(guard::run(start).expect("guard"))
 }
 

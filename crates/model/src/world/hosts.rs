@@ -260,7 +260,7 @@ fn a_run_that_cannot_be_started_ends_no_schedule() {
 #[test]
 fn a_clock_that_was_wrong_stops_no_schedule() {
     const HOUR: u64 = 3_600_000;
-    let mut sim = Sim::host(vec![task("job", Some("@hourly"))]);
+    let mut sim = Sim::host(vec![task("job", Some("0 3,4 * * 1-5"))]);
     due(&mut sim, 1000 * HOUR);
     sim.ends("job", 0);
     // Adjusted: what was run is not run again.
@@ -270,6 +270,22 @@ fn a_clock_that_was_wrong_stops_no_schedule() {
     // Put right.
     due(&mut sim, 10 * HOUR);
     sim.are("job: up 2:serving");
+}
+
+#[test]
+fn what_runs_every_so_often_goes_on_by_the_new_time_when_the_clock_is_set_back() {
+    const MINUTE: u64 = 60_000;
+    for often in ["@hourly", "*/5 * * * *", "0 * * * *", "0-59/7 */2 * * *"] {
+        let mut sim = Sim::host(vec![task("job", Some(often))]);
+        due(&mut sim, 1000 * MINUTE);
+        sim.ends("job", 0);
+        // By a moment: that very minute was run.
+        due(&mut sim, 1000 * MINUTE);
+        sim.are("job: up");
+        // By an hour: nobody is to wait for the hour to pass again.
+        due(&mut sim, 940 * MINUTE);
+        sim.are("job: up 2:serving");
+    }
 }
 
 #[test]

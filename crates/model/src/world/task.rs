@@ -8,7 +8,7 @@ use crate::event::{Effect, ExitStatus, GenerationId};
 use crate::generation::Phase;
 use crate::ledger::Outcome;
 use crate::notice::{StopReason, What};
-use crate::service::{CLOCK_CORRECTION_MS, Plan, Run, Service, Target, Turn};
+use crate::service::{Plan, Run, Service, Target, Turn, correction_ms};
 use std::time::Duration;
 
 impl Service {
@@ -87,11 +87,9 @@ impl Service {
 
     /// A scheduled time has come.
     pub(crate) fn due(&mut self, at_ms: u64, turn: &mut Turn<'_>) {
-        if self.target == Target::Down || !self.is_scheduled() {
-            return;
-        }
+        let Some(correction) = self.cron().filter(|_| self.target == Target::Up).map(|cron| correction_ms(cron)) else { return };
         self.asked.schedule = false;
-        if self.asked.due_ms.is_some_and(|last| last >= at_ms && last - at_ms <= CLOCK_CORRECTION_MS) {
+        if self.asked.due_ms.is_some_and(|last| last >= at_ms && last - at_ms <= correction) {
             return;
         }
         self.asked.due_ms = Some(at_ms);

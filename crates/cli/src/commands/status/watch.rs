@@ -28,6 +28,10 @@ pub(super) fn run(name: Option<&str>, picture: impl Fn(&[Found]) -> String) -> R
         return Err(Error::new(Kind::BadInput, "--watch draws on a terminal, and standard output is none")
             .hint("for programs: stayput status --json, stayput events --follow --json"));
     }
+    if output::is_dumb() {
+        return Err(Error::new(Kind::BadInput, "--watch draws on the whole terminal, and this one takes text alone (TERM is dumb)")
+            .hint("stayput status; or what happens, line by line: stayput events --follow"));
+    }
     let failed = |what: &'static str| move |error: rustix::io::Errno| Error::new(Kind::Failed, format!("{what}: {error}"));
     // Before any thread, which would get them otherwise.
     let wanted = [Signal::INT, Signal::TERM, Signal::HUP, Signal::WINCH].map(Signal::as_raw);
