@@ -206,6 +206,12 @@ fn without_pidfds_sockets_are_put_in_place_and_processes_are_stopped() {
         let port = env.port();
         keeps_its_port(env, &env.server(Server::HttpServer, port), port, "swap");
         assert_eq!(taken(env, "duplicate"), r#"{"P1":"weaker","P2":"weaker"}"#);
+        // What it left in the background is found and ended; `stop` fails if anything is left.
+        let server = env.server(Server::HttpServer, port).join(" ");
+        let command = ["sh", "-c", &format!("sleep 1000 & exec {server}")].map(str::to_owned);
+        let mut running = env.run("web", &QUICK, &command);
+        running.wait_ready();
+        running.stop();
     });
 }
 
