@@ -1,10 +1,11 @@
 //! Kernels that lack one thing that stayput uses, and filters that refuse it: what remains is used, the status and `stayput doctor` say which, nothing
 //! hangs, and no server fails to start for it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on fails; one that cannot run says so")]
 
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -14,7 +15,7 @@ use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
 use stayput_testkit::python;
 use stayput_testkit::server::Server;
-use stayput_testkit::{process, wait};
+use stayput_testkit::{assets, process, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const QUICK: [&str; 2] = ["--soak", "300ms"];
@@ -140,47 +141,61 @@ def interrupted(own, to):
         os._exit(0)
     own.bind(to)
     os.waitpid(child, 0)
-for _ in range(20):
+for _ in range(5):
     for to in [(host, port), (host, 0)]:
         with socket.socket() as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             interrupted(other, to)
 ";
 
-/// A bind that a signal interrupts when it is done already succeeds all the same. One of forty is enough to fail.
+/// Starts the server and makes the keeper slow while it binds: each `ioctl` of the keeper, and so each answer, is 20 ms late.
+fn starts_although_interrupted(env: &TestEnv, prepare: &str) {
+    let Some(strace) = assets::find_program("strace") else {
+        println!("NOT RUN: slowing the keeper needs strace (cargo xtask setup installs it)");
+        return;
+    };
+    let port = env.port();
+    let go = env.path("scratch").join("go");
+    let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)\n", go.display().to_string());
+    let mut running = env.run("web", &QUICK, &python::server(env, "\"127.0.0.1\"", &(wait + prepare), port));
+    running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
+    let keeper = running.part("keeper");
+    let slow = ["-qq", "-o", "/dev/null", "-e", "trace=ioctl", "-e", "inject=ioctl:delay_enter=20000", "-p", &keeper.to_string()];
+    let mut tracer = Command::new(strace).args(slow).spawn().unwrap();
+    let traced = format!("TracerPid:\t{}\n", tracer.id());
+    wait::until_true("the tracer", PATIENCE, || {
+        std::fs::read_to_string(format!("/proc/{keeper}/status")).is_ok_and(|status| status.contains(&traced))
+    })
+    .unwrap();
+    env.file("go", "");
+    let ready = running.wait_ready();
+    tracer.kill().unwrap();
+    tracer.wait().unwrap();
+    assert_eq!(ready["generations"][0]["id"], 1, "the first one started: {ready:#}\n{}", running.log());
+    running.wait_answer(port);
+    running.restart_well();
+    running.stop();
+}
+
+/// A bind that a signal interrupts when it is done already succeeds all the same.
 #[test]
 fn without_killable_waits_a_bind_that_is_made_again_succeeds() {
     each_user(&[NO_KILLABLE_WAIT], |env| {
-        let port = env.port();
-        let mut running = env.run("web", &QUICK, &python::server(env, "\"127.0.0.1\"", INTERRUPTED, port));
-        let ready = running.wait_ready();
-        assert_eq!(ready["generations"][0]["id"], 1, "the first one started: {ready:#}\n{}", running.log());
-        running.wait_answer(port);
-        running.restart_well();
-        running.stop();
+        starts_although_interrupted(env, INTERRUPTED);
         assert_eq!(taken(env, "unbroken"), r#"{"P2":"weaker"}"#);
     });
 }
 
-/// The same where its socket cannot be looked into.
+/// The same where its socket cannot be looked into: there its descriptor changes, and the child looks at the parent's.
 #[test]
 fn without_killable_waits_and_duplicates_a_bind_that_is_made_again_succeeds() {
     each_user(&[NO_KILLABLE_WAIT, ("pidfd_getfd", None, EPERM)], |env| {
-        let port = env.port();
-        // Here its descriptor changes, not its socket: the child looks at the parent's.
         let looks = INTERRUPTED.replace(
             "while own.getsockname()[1] == 0 and time.monotonic() < until: pass",
             "before, place = os.fstat(own.fileno()).st_ino, f'/proc/{parent}/fd/{own.fileno()}'\n        \
              while str(before) in os.readlink(place) and time.monotonic() < until: pass",
         );
-        let only_its_own = looks.replace("[(host, port), (host, 0)]", "[(host, port)]");
-        let mut running = env.run("web", &QUICK, &python::server(env, "\"127.0.0.1\"", &only_its_own, port));
-        let ready = running.wait_ready();
-        assert_eq!(ready["generations"][0]["id"], 1, "the first one started: {ready:#}\n{}", running.log());
-        assert_eq!(ready["generations"][0]["holding"], "swap", "{ready:#}");
-        running.wait_answer(port);
-        running.restart_well();
-        running.stop();
+        starts_although_interrupted(env, &looks.replace("[(host, port), (host, 0)]", "[(host, port)]"));
     });
 }
 
@@ -191,6 +206,12 @@ fn without_pidfds_sockets_are_put_in_place_and_processes_are_stopped() {
         let port = env.port();
         keeps_its_port(env, &env.server(Server::HttpServer, port), port, "swap");
         assert_eq!(taken(env, "duplicate"), r#"{"P1":"weaker","P2":"weaker"}"#);
+        // What it left in the background is found and ended; `stop` fails if anything is left.
+        let server = env.server(Server::HttpServer, port).join(" ");
+        let command = ["sh", "-c", &format!("sleep 1000 & exec {server}")].map(str::to_owned);
+        let mut running = env.run("web", &QUICK, &command);
+        running.wait_ready();
+        running.stop();
     });
 }
 

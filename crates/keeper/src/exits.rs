@@ -249,8 +249,43 @@ impl Keeper {
         }
     }
 
+    /// Its server has called `shutdown(2)` on the listener (as WEBrick does when it is told to end), which ends it for everybody who has it. The kernel
+    /// took it out of the group and moved the last member into its place. Nothing that waited is left.
+    ///
+    /// If new connections went there, ours listens again at once, for the next who binds.
+    pub(crate) fn on_shut(&mut self, id: ListenerId) {
+        let Some(listener) = self.state.listener(id).cloned() else { return };
+        if socket::is_listening(listener.socket).unwrap_or(true) {
+            return;
+        }
+        let (service, key) = (&listener.service, &listener.key);
+        if let Some(group) = self.state.group_mut(service, key) {
+            group.order.begin_leave(id);
+            let steps = group.order.end_leave(id, None);
+            let alone = group.order.selected().is_empty();
+            let _ = self.carry_out(service, key, &steps, 0);
+            if alone && let Some(group) = self.state.group_mut(service, key) {
+                let steps = group.order.join(id);
+                if let Some(listener) = self.state.listener_mut(id) {
+                    listener.owner = None;
+                }
+                self.commit();
+                if self.carry_out(service, key, &steps, HELD_BACKLOG).is_ok() {
+                    self.add_fillers(service, key, 0);
+                    self.watch_listener(id);
+                    self.tell_listener(id);
+                    return;
+                }
+            }
+        }
+        self.release(id);
+    }
+
     /// A connection waits. That is no news yet: it is looked at again a while later.
     pub(crate) fn on_queue(&mut self, id: ListenerId) {
+        if self.state.listener(id).is_some_and(|listener| !socket::is_listening(listener.socket).unwrap_or(true)) {
+            return self.on_shut(id);
+        }
         let due = clock::monotonic_ns() + QUEUE_PATIENCE_NS;
         self.queue_checks.retain(|check| check.listener != id);
         self.queue_checks.push(QueueCheck { listener: id, due, patience: QUEUE_PATIENCE_NS });

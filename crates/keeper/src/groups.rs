@@ -191,7 +191,7 @@ impl Keeper {
 
     /// Keeps the places of the selected, so that neither so many leavings of ours nor those of strangers at any time make a
     /// program name a wrong index.
-    fn add_fillers(&mut self, service: &str, key: &Key, leavings: usize) {
+    pub(crate) fn add_fillers(&mut self, service: &str, key: &Key, leavings: usize) {
         loop {
             let Some((filler, steps)) = self.state.group_mut(service, key).and_then(|group| group.order.filler(leavings)) else { return };
             let socket = self.sibling(service, key).map(TableFd::keep);
@@ -319,6 +319,20 @@ impl Keeper {
         Ok(())
     }
 
+    /// The generation is about to be told to end. Some servers shut their listeners down then, which leave their groups at once: whoever is moved into
+    /// their places must not be one that is selected.
+    pub(crate) fn prepare_for_end(&mut self, generation: GenerationId) {
+        for id in self.state.listeners_of(generation) {
+            let Some(listener) = self.state.listener(id) else { continue };
+            let (service, key) = (listener.service.clone(), listener.key);
+            self.meet_strangers(&service, &key);
+            if let Some(group) = self.state.group_mut(&service, &key) {
+                group.order.may_leave(id);
+                self.add_fillers(&service, &key, 0);
+            }
+        }
+    }
+
     /// Routes a probe to the generation.
     pub(crate) fn route(&mut self, generation: GenerationId, source_port: Option<u16>) {
         for id in self.state.listeners_of(generation) {
@@ -336,6 +350,8 @@ impl Keeper {
     pub(crate) fn release(&mut self, id: ListenerId) -> u32 {
         let Some(listener) = self.state.listener(id).cloned() else { return 0 };
         self.meet_strangers(&listener.service, &listener.key);
+        // It may have been shut down, and was let go of just now.
+        let Some(listener) = self.state.listener(id).cloned() else { return 0 };
         let (service, key) = (&listener.service, &listener.key);
         self.add_fillers(service, key, 1);
         if let Some(group) = self.state.group_mut(service, key) {

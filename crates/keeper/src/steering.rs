@@ -47,6 +47,8 @@ pub(crate) struct Order {
     share: Option<Share>,
     route: Option<(u16, ListenerId)>,
     next_filler: u32,
+    /// Whose process is being stopped: it may shut its listener down when it pleases, as a stranger may his.
+    leaving: Vec<ListenerId>,
 }
 
 /// Some of the selected get a part of the connections, the others the rest. Where there are no others, or none of these is left, those that
@@ -133,9 +135,22 @@ impl Order {
         self.members.iter().rev().take_while(harmless).count()
     }
 
-    /// Members that leave when they please.
+    /// Members that leave when they please. One that is selected is not kept from moving others: it is the one that counts.
     fn foreign(&self) -> usize {
-        self.members.iter().filter(|member| matches!(member, Member::Foreign(_))).count()
+        let leaves = |listener: &ListenerId| self.leaving.contains(listener) && !self.selected.contains(listener);
+        let may_leave = |member: &&Member| match member {
+            Member::Foreign(_) => true,
+            Member::Listener(listener) => leaves(listener),
+            Member::Anchor | Member::Filler(_) => false,
+        };
+        self.members.iter().filter(may_leave).count()
+    }
+
+    /// The process that has this one is about to be told to end.
+    pub(crate) fn may_leave(&mut self, listener: ListenerId) {
+        if self.index(listener).is_some() && !self.leaving.contains(&listener) {
+            self.leaving.push(listener);
+        }
     }
 
     /// A filler to listen, if one is needed so that so many leavings of ours, and those of all strangers at any time, move no
@@ -288,6 +303,7 @@ impl Order {
     /// It has left; the last member has moved into its place. Or, if a process that is still on its way out has its socket
     /// (`lingers`: its inode), it keeps its place until that process is gone, and is counted as a stranger.
     pub(crate) fn end_leave(&mut self, listener: ListenerId, lingers: Option<u32>) -> Vec<Step> {
+        self.leaving.retain(|leaving| *leaving != listener);
         let Some(index) = self.index(listener) else { return Vec::new() };
         match lingers {
             Some(inode) => self.members[index as usize] = Member::Foreign(inode),

@@ -2,7 +2,8 @@
 //! when we say which index is whose.
 
 use crate::keeper::Keeper;
-use crate::protocol::Event;
+use crate::protocol::{Event, ListenerId};
+use crate::state::Listener;
 use stayput_kernel::sock_diag::{Family, Protocol, Query, SockDiag, Socket, States};
 use stayput_kernel::socket::{self, Key};
 use std::collections::BTreeSet;
@@ -14,6 +15,12 @@ impl Keeper {
     /// Looks who else listens on a group's port, tells of those that are new, and takes note of those that are in the group.
     /// There is no kernel event for a new listener: it is called before each change of a group.
     pub(crate) fn meet_strangers(&mut self, service: &str, key: &Key) {
+        // What was shut down has left the group before whatever is done to it now.
+        let shut = |listener: &&Listener| listener.service == service && listener.key == *key && self.has_left(listener);
+        let shut: Vec<ListenerId> = self.state.listeners.iter().filter(shut).map(|listener| listener.id).collect();
+        for id in shut {
+            self.on_shut(id);
+        }
         if self.state.group(service, key).is_none() {
             return;
         }
@@ -41,6 +48,14 @@ impl Keeper {
         for event in new {
             self.tell(event);
         }
+    }
+}
+
+impl Keeper {
+    /// It is a member of its group to us and not to the kernel.
+    fn has_left(&self, listener: &Listener) -> bool {
+        let member = self.state.group(&listener.service, &listener.key).is_some_and(|group| group.order.has(listener.id));
+        member && !socket::is_listening(listener.socket).unwrap_or(true)
     }
 }
 

@@ -145,6 +145,7 @@ impl Keeper {
     /// # Errors
     /// `ESRCH`: nobody is left to get it.
     pub(crate) fn signal(&mut self, generation: GenerationId, signal: i32, scope: Scope) -> Result<(), Errno> {
+        self.prepare_for_end(generation);
         match scope {
             Scope::Main => {
                 let pidfd = self.state.generation(generation).and_then(|generation| generation.pidfd).ok_or(Errno::SRCH)?;

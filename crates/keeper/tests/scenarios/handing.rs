@@ -245,6 +245,54 @@ pub(crate) fn stranger_in_the_group(brain: &mut Brain, host: &str) {
     assert_eq!(answers(address, 50), ["2"], "he left, and the last moved into his place");
 }
 
+/// A server that shuts its listener down when it is told to end (WEBrick): it leaves the group at once, and its successor goes on being the one that
+/// is selected. When the last one does so, its port stays open for the next.
+pub(crate) fn shuts_down(brain: &mut Brain, host: &str) {
+    let address = free_address(host);
+    let script = format!(
+        "
+import os, signal, socket, sys, time
+server = socket.socket(); server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(('{host}', {port})); server.listen(16)
+def end(*_):
+    server.shutdown(socket.SHUT_RDWR)
+    print('shut', flush=True)
+    while True: time.sleep(1000)
+signal.signal(signal.SIGTERM, end)
+while True:
+    peer, _ = server.accept(); peer.sendall(os.environ['STAYPUT_GENERATION'].encode()); peer.close()
+",
+        port = address.port()
+    );
+    let argv = ["python3", "-c", &script];
+    brain.spawn(1, &argv);
+    brain.listening(1);
+    for id in 2..=4 {
+        brain.spawn(id, &argv);
+        brain.listening(id);
+        brain.done(Request::Steer { service: "web".into(), generation: GenerationId(id), share: None });
+        brain.done(Request::Signal { generation: GenerationId(id - 1), signal: 15, scope: Scope::Main });
+        assert_eq!(brain.line(id - 1), "shut");
+        assert_eq!(answers(address, 50), [id.to_string()]);
+    }
+    brain.done(Request::Signal { generation: GenerationId(1), signal: 9, scope: Scope::Tree });
+    brain.tree_empty(1);
+    brain.done(Request::Release { generation: GenerationId(1) });
+    assert_eq!(answers(address, 50), ["4"]);
+    brain.done(Request::Signal { generation: GenerationId(4), signal: 15, scope: Scope::Main });
+    assert_eq!(brain.line(4), "shut");
+    brain.wait("what is held again", |event| {
+        matches!(event, Event::Listener(facts) if facts.owner.is_none() && facts.selected).then_some(())
+    });
+    let mut waiting = TcpStream::connect(address).expect("open again");
+    brain.spawn(5, &argv);
+    assert_eq!(brain.listening(5).origin, Origin::Swapped);
+    let mut text = String::new();
+    waiting.set_read_timeout(Some(DEADLINE)).expect("set");
+    waiting.read_to_string(&mut text).expect("an answer");
+    assert_eq!(text, "5");
+}
+
 /// A stranger of the same user binds a more specific address of the port: he gets what is sent there, and is told of at the next change.
 pub(crate) fn stranger_on_one_address(brain: &mut Brain, host: &str) {
     let address = free_address(host);

@@ -15,7 +15,7 @@ use dying::{
 };
 use handing::{
     bound_and_left, calls_of_32_bits, closes_and_binds_again, closes_and_goes_on, crash, epoll_before_bind, handover, held_before_start,
-    mptcp, parked, probes_elsewhere, stranger_in_the_group, stranger_on_one_address, taken, workers,
+    mptcp, parked, probes_elsewhere, shuts_down, stranger_in_the_group, stranger_on_one_address, taken, workers,
 };
 use stayput_keeper::guard::{self, Start};
 use stayput_keeper::protocol::{Request, ToKeeper};
@@ -29,7 +29,7 @@ use users::{own_user, privileged_ports, stages, talks};
 
 type Scenario = (&'static str, fn(&mut Brain, &str), &'static str);
 
-const SCENARIOS: [Scenario; 36] = [
+const SCENARIOS: [Scenario; 37] = [
     ("handover", handover, "127.0.0.1"),
     ("handover6", handover, "::1"),
     ("crash", crash, "127.0.0.1"),
@@ -55,6 +55,7 @@ const SCENARIOS: [Scenario; 36] = [
     ("bound-and-left", bound_and_left, "127.0.0.1"),
     ("closes-and-goes-on", closes_and_goes_on, "127.0.0.1"),
     ("stranger-in-the-group", stranger_in_the_group, "127.0.0.1"),
+    ("shuts-down", shuts_down, "127.0.0.1"),
     ("stranger-on-one-address", stranger_on_one_address, "0.0.0.0"),
     ("mptcp", mptcp, "127.0.0.1"),
     ("calls-of-32-bits", calls_of_32_bits, "127.0.0.1"),
