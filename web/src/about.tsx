@@ -3,8 +3,8 @@ import { Icon, type IconName } from "./icons";
 import { base, setToken } from "./net";
 import { Choice } from "./parts";
 import { PlanButton } from "./plan";
-import { begin, denied, instance, live, me, now, pictureAt, upstream } from "./state";
-import { span, plural } from "./words";
+import { begin, denied, instance, live, me, now, pictureAt, skew, upstream } from "./state";
+import { plural, setZone, span, zone, zoneName } from "./words";
 
 export const KEYS: [string, string][] = [
   ["/", "find"],
@@ -90,6 +90,13 @@ export function Denied() {
   );
 }
 
+/** A browser whose clock is wrong still shows right times; who compares them with a watch should know. */
+function clocks(): string {
+  const off = Math.abs(skew.value);
+  if (!pictureAt.value || off < 5_000) return "";
+  return `; this browser's is ${span(off)} ${skew.value > 0 ? "behind" : "ahead"}`;
+}
+
 export function About() {
   const [chosen, setChosen] = useState(theme());
   const who = me.value;
@@ -103,6 +110,7 @@ export function About() {
     ["Configuration", instance.value?.source?.path ?? "none"],
     ["Guard, keeper, daemon", instance.value ? [instance.value.guard, instance.value.keeper, instance.value.daemon].map((one) => `pid ${one.pid}`).join(", ") : "not known"],
     ["Died and started again", instance.value ? `keeper ${instance.value.keeper_deaths}, daemon ${instance.value.daemon_deaths}` : "not known"],
+    ["Times", `${zoneName()}, by the clock of ${who?.host ?? "the instance"}${clocks()}`],
     ["Daemon", upstream.value.state === "up" ? `answers${instance.value ? `, for ${span(instance.value.daemon_ms)}` : ""}` : `does not answer: ${upstream.value.why ?? ""}`],
   ];
   return (
@@ -112,7 +120,7 @@ export function About() {
           <h1 id="about">About</h1>
           <PlanButton />
         </div>
-        <dl class="config">
+        <dl class="config words">
           {all.map(([name, value]) => (
             <div key={name}>
               <dt>{name}</dt>
@@ -131,6 +139,10 @@ export function About() {
               setChosen(value);
             }}
           />
+        </p>
+        <p class="row">
+          Times
+          <Choice label="Times" value={zone.value} options={[["local", "of this browser"], ["utc", "UTC"]]} on={setZone} />
         </p>
         <p class="source">
           For programs: <a data-native href={`${base.pathname}api/v1/openapi.json`}>the API's description</a>, <a data-native href={`${base.pathname}plain`}>plain text</a>, <a data-native href={`${base.pathname}metrics`}>metrics</a>. In this page: <a data-native href={`${base.pathname}licences.txt`}>licences</a>.

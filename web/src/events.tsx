@@ -11,7 +11,8 @@ const LEVEL: Record<EventRecord["level"], [IconName, string, string]> = {
   trouble: ["warn", "bad", "trouble"],
 };
 
-export function Feed({ events, chosen }: { events: EventRecord[]; chosen?: string | null }) {
+/** With `own` all are of one service, which need not be named. */
+export function Feed({ events, chosen, own = false }: { events: EventRecord[]; chosen?: string | null; own?: boolean }) {
   if (!events.length) return <p class="none">nothing has happened yet</p>;
   return (
     <ol class="feed">
@@ -24,11 +25,14 @@ export function Feed({ events, chosen }: { events: EventRecord[]; chosen?: strin
             </a>
             <Icon name={icon} size={15} />
             <span class="hidden">{word}: </span>
-            {event.service && (
-              <a class="who" href={to.service(event.service)}>
-                {event.service}
-              </a>
-            )}
+            {!own &&
+              (event.service ? (
+                <a class="who" href={to.service(event.service)} title={event.service}>
+                  {event.service}
+                </a>
+              ) : (
+                <span class="who none">instance</span>
+              ))}
             <span class="text">{event.text}</span>
             {event.service && event.kind === "switched" && event.generation !== null && event.data?.["from"] != null && (
               <a class="more" href={to.restart(event.service, event.generation)}>

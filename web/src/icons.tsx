@@ -1,13 +1,13 @@
 import {
   Anchor, Ban, Cable, CalendarClock, Check, ChevronRight, CircleCheck, CircleDashed, CircleQuestionMark, CircleX, Download, Hourglass,
-  House, Info, Link, List, Monitor, Moon, Pause, Play, RefreshCw, RotateCw, ScrollText, Search, Square, Sun, TriangleAlert, Undo2, Unplug, X,
+  House, Info, Link, List, Monitor, Moon, Pause, Play, RefreshCw, RotateCw, ScrollText, Search, Split, Square, Sun, TriangleAlert, Undo2, Unplug, X,
 } from "lucide";
 import type { Tone } from "./words";
 
 const ALL = {
   anchor: Anchor, ban: Ban, cable: Cable, calendar: CalendarClock, check: Check, right: ChevronRight, good: CircleCheck, idle: CircleDashed,
   help: CircleQuestionMark, bad: CircleX, download: Download, hourglass: Hourglass, house: House, info: Info, link: Link, list: List,
-  monitor: Monitor, moon: Moon, pause: Pause, play: Play, busy: RefreshCw, restart: RotateCw, log: ScrollText, search: Search, stop: Square,
+  monitor: Monitor, moon: Moon, pause: Pause, play: Play, busy: RefreshCw, restart: RotateCw, log: ScrollText, search: Search, split: Split, stop: Square,
   sun: Sun, warn: TriangleAlert, undo: Undo2, unplug: Unplug, x: X,
 };
 export type IconName = keyof typeof ALL;

@@ -3,11 +3,12 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { Icon } from "./icons";
+import { Words } from "./last";
 import { Badge, Choice } from "./parts";
 import { route, to } from "./route";
 import { byName, events, now, skew } from "./state";
 import type { EventRecord, Ledger, Service } from "./types";
-import { clock, count, OUTCOME, plural, port, ports, span, verdict } from "./words";
+import { clock, count, OUTCOME, percent, plural, port, ports, span, verdict } from "./words";
 
 const MARKS: Record<string, string> = {
   "restart-requested": "requested",
@@ -45,8 +46,10 @@ export function story(service: string, to: number): Story | null {
   );
   const current = byName.value.get(service);
   const running = current?.ledger?.to === to && current.ledger.outcome === "running";
-  const old = current?.generations.some((one) => one.id === from && one.phase !== "exited");
-  return { from, to, marks, over: !running && !old };
+  // Who goes in the end: the old one, or the new one if it did not get the connections.
+  const failed = marks.some((mark) => mark.kind === "rolled-back" || mark.kind === "not-ready");
+  const going = current?.generations.some((one) => one.id === (failed ? to : from) && one.phase !== "exited");
+  return { from, to, marks, over: !running && !going };
 }
 
 /** Restarts that are remembered, the newest first. */
@@ -102,6 +105,7 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
   const step = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 300_000].find((step) => length / step <= 9) ?? 600_000;
   const ticks = Array.from({ length: Math.floor(length / step) + 1 }, (_, index) => index * step);
   const ready = at(told, "ready", told.to);
+  const shared = at(told, "canary", told.to);
   const oldEnd = gone ?? end;
   const draining = service?.generations.find((one) => one.id === told.from);
   const fresh = service?.generations.find((one) => one.id === told.to);
@@ -133,7 +137,8 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
           </>
         )}
         {bar(starting, ready ?? failed?.at_ms ?? switched ?? end, "starting", 126)}
-        {ready && bar(ready, switched ?? failed?.at_ms ?? end, "ready", 126)}
+        {ready && bar(ready, shared ?? switched ?? failed?.at_ms ?? end, "ready", 126)}
+        {shared && bar(shared, switched ?? failed?.at_ms ?? end, "share", 126)}
         {switched && bar(switched, failed?.at_ms ?? end, "serving", 126)}
         {told.marks.map((mark) => (
           <line key={mark.cursor} class={`mark ${mark.level}`} x1={x(mark.at_ms)} x2={x(mark.at_ms)} y1={4} y2={170} />
@@ -161,6 +166,7 @@ const LEGEND = [
   ["held", "port held"],
   ["serving", "takes the connections"],
   ["draining", "drains"],
+  ["share", "has a share"],
   ["starting", "starts"],
   ["stopping", "stops"],
 ] as const;
@@ -175,6 +181,10 @@ export function Account({ ledger }: { ledger: Ledger }) {
     ["Accepted", count(ledger.accepted), "connections that the new generation has taken"],
     ["Lost", count(ledger.lost), "connections that a failed generation took with it"],
   ];
+  if (ledger.canary) {
+    const { permille, lasted_ms } = ledger.canary;
+    rows.unshift(["First share", `${percent(permille)} ${lasted_ms === null ? "never" : `for ${span(lasted_ms)}`}`, "what the new generation had of the new connections before it got all of them"]);
+  }
   return (
     <dl class="ledger">
       {rows.map(([name, value, what]) => (
@@ -258,7 +268,18 @@ export function RestartCard({ name, id, whole = false }: { name: string; id: num
             {ledger.outcome === "running" && " so far"}
           </p>
           {ledger.reason && <p class="why">{ledger.reason}</p>}
+          {ledger.notes.map((note) => (
+            <p class="why" key={note}>
+              {note}
+            </p>
+          ))}
           <Account ledger={ledger} />
+          {(ledger.outcome === "not-ready" || (ledger.outcome === "rolled-back" && !ledger.canary)) && (
+            <>
+              <h3>What generation {id} wrote last</h3>
+              <Words name={name} generation={id} again={ledger.outcome} />
+            </>
+          )}
         </>
       ) : (
         told?.over && <p class="none">Its ledger was replaced by that of a later restart. {plural(told.marks.length, "step")} are kept.</p>

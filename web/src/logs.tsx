@@ -10,12 +10,26 @@ import { Choice } from "./parts";
 import { route, setQuery } from "./route";
 import { note, services } from "./state";
 import type { LogLine } from "./types";
-import { clock, day } from "./words";
+import { clock, day, zone, zoneName } from "./words";
 
 const KEPT = 10_000;
 const CHUNK = 200;
 /** This near to the end counts as the end. */
 const NEAR = 40;
+
+/** A few lines, as nodes of a page that is drawn by the framework. */
+export const Lines = ({ lines }: { lines: LogLine[] }) => (
+  <div class="tail few wrap" role="log" aria-live="off" aria-label="Last lines" tabIndex={0}>
+    {lines.map((line, index) => (
+      <div key={index} class={`l ${line.o} ${line.l ?? ""}`}>
+        <span class="t" title={day(line.t)}>{clock(line.t, true)}</span>
+        <span class="g" title={`generation ${line.g}`}>{line.g}</span>
+        <span class="o">{line.o}</span>
+        <span class="x">{line.x.map(([words, look], piece) => (look ? <span key={piece} class={look}>{words}</span> : words))}</span>
+      </div>
+    ))}
+  </div>
+);
 
 function shown(line: LogLine, many: boolean): HTMLElement {
   const row = document.createElement("div");
@@ -285,6 +299,11 @@ export function LogView({ services: names }: { services: string }) {
     const node = box.current!;
     setFollowing(node.scrollHeight - node.scrollTop - node.clientHeight < NEAR);
   };
+  /** A click on the time of a line puts it into the address: a link to this line. */
+  const link = (event: MouseEvent) => {
+    const row = (event.target as Element).closest<HTMLElement>(".t")?.parentElement;
+    if (row?.dataset["t"]) setQuery("at", row.dataset["t"]);
+  };
   const unpause = () => {
     setPaused(!paused);
     stopped.current.paused = !paused;
@@ -294,7 +313,7 @@ export function LogView({ services: names }: { services: string }) {
     }
   };
   const jumpTo = (text: string) => {
-    const time = new Date(text).getTime();
+    const time = new Date(zone.value === "utc" ? `${text}Z` : text).getTime();
     if (Number.isFinite(time)) setQuery("at", String(time));
   };
   const download = (raw: boolean) => {
@@ -329,32 +348,34 @@ export function LogView({ services: names }: { services: string }) {
           {more ? "Less" : "More"}
         </button>
         <div class={`tools ${more ? "open" : ""}`}>
-        <button type="button" disabled={find.length < 2 && !grep} aria-pressed={!!grep} onClick={() => setQuery("grep", grep ? null : escaped(find))} title="Show only the lines that have it">
-          {grep ? <>Only “{grep}” <Icon name="x" size={13} /></> : "Only these"}
-        </button>
-        <Choice label="Level" value={level as ""} options={LEVELS} on={(value) => setQuery("level", value)} />
-        <Choice label="Stream" value={stream as ""} options={STREAMS} on={(value) => setQuery("stream", value)} />
-        <button type="button" aria-pressed={previous} onClick={() => setQuery("previous", previous ? null : "1")}>
-          Run before
-        </button>
-        <label class="gen">
-          <span class="hidden">Only of this generation</span>
-          <input type="number" min={1} placeholder="Gen" value={generation} onInput={(event) => setQuery("gen", event.currentTarget.value)} />
-        </label>
-        <label class="time">
-          <span class="hidden">Go to a time</span>
-          <input type="datetime-local" step="1" onChange={(event) => jumpTo(event.currentTarget.value)} />
-        </label>
-        <button type="button" aria-pressed={wrap} onClick={() => { setWrap(!wrap); localStorage.setItem("stayput-wrap", wrap ? "no" : "yes"); }}>
-          Wrap
-        </button>
-        <button type="button" onClick={() => download(false)} title="All that is kept, with times">
-          <Icon name="download" /> <span class="hidden">Download</span>
-        </button>
+          <button type="button" disabled={find.length < 2 && !grep} aria-pressed={!!grep} onClick={() => setQuery("grep", grep ? null : escaped(find))} title="Show only the lines that have it">
+            {grep ? <>Only “{grep}” <Icon name="x" size={13} /></> : "Only these"}
+          </button>
+          <Choice label="Level" value={level as ""} options={LEVELS} on={(value) => setQuery("level", value)} />
+          <Choice label="Stream" value={stream as ""} options={STREAMS} on={(value) => setQuery("stream", value)} />
+          <span class="right" />
+          <button type="button" aria-pressed={wrap} onClick={() => { setWrap(!wrap); localStorage.setItem("stayput-wrap", wrap ? "no" : "yes"); }}>
+            Wrap
+          </button>
+          <button type="button" onClick={() => download(false)} title="All that is kept, with times">
+            <Icon name="download" /> <span class="hidden">Download</span>
+          </button>
+          <span class="break" />
+          <label class="time">
+            Go to
+            <input type="datetime-local" step="1" title={`In ${zoneName()}; a click on the time of a line does it, too`} onChange={(event) => jumpTo(event.currentTarget.value)} />
+          </label>
+          <label class="gen">
+            Generation
+            <input type="number" min={1} placeholder="any" value={generation} onInput={(event) => setQuery("gen", event.currentTarget.value)} />
+          </label>
+          <button type="button" aria-pressed={previous} onClick={() => setQuery("previous", previous ? null : "1")} title="What the generation before this one wrote">
+            Run before
+          </button>
         </div>
       </div>
       {said.dropped > 0 && <p class="gap">{said.dropped.toLocaleString("en")} earlier lines are not shown here any more; the download has them.</p>}
-      <div ref={box} class={`tail ${wrap ? "wrap" : ""} ${level ? `from-${level}` : ""}`} role="log" aria-live="off" aria-label="Lines" tabIndex={0} onScroll={scrolled} />
+      <div ref={box} class={`tail ${wrap ? "wrap" : ""} ${level ? `from-${level}` : ""}`} role="log" aria-live="off" aria-label="Lines" tabIndex={0} onScroll={scrolled} onClick={link} />
       <div class="foot">
         <span role="status">
           {said.lines.toLocaleString("en")} lines, {said.state}

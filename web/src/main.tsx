@@ -33,7 +33,8 @@ function Truth() {
   const words = {
     live: `Live ${span(now.value - pictureAt.value)}`,
     reconnecting: `Reconnecting (${Math.max(0, Math.round((now.value - since) / 1000))} s)`,
-    stale: `Stale since ${clock(since)}`,
+    // By the clock of the instance, as all other times here.
+    stale: `Stale since ${clock(since + skew.value)}`,
   };
   return (
     <div class={`truth ${live.value}`}>

@@ -1,14 +1,16 @@
 import { signal } from "@preact/signals";
 import { Component } from "preact";
 import { useEffect } from "preact/hooks";
+import { waits } from "./canary";
 import { Feed } from "./events";
 import { First } from "./first";
 import { sparks, want } from "./history";
 import { Icon, TONE_ICON } from "./icons";
 import { Empty, Spark, StateBadge, Twice } from "./parts";
 import { PlanButton } from "./plan";
+import { Rolling, RestartAll } from "./rolling";
 import { go, route, setQuery, to } from "./route";
-import { Rows } from "./rows";
+import { phone, Rows } from "./rows";
 import { byName, events, gaps, live, loaded, now, services } from "./state";
 import type { Service } from "./types";
 import { bytes, connections, count, cpu, plural, port, ports, rank, short, since, span, state, trouble, when, type Tone } from "./words";
@@ -49,7 +51,7 @@ export const RestartButton = ({ service, shortcut }: { service: Service; shortcu
 
 function Attention() {
   const all = services.value.filter((service) => service.target === "up" || service.state === "failed").flatMap((service) => {
-    const why = trouble(service);
+    const why = trouble(service) ?? waits(service);
     return why ? [{ service, why }] : [];
   });
   all.sort((one, other) => rank(one.service) - rank(other.service));
@@ -195,6 +197,7 @@ function Table() {
           <span class="hidden">Find a service</span>
           <input type="search" data-search placeholder="Name, port, state…" value={query.get("q") ?? ""} onInput={(event) => setQuery("q", event.currentTarget.value)} />
         </label>
+        <RestartAll />
         <PlanButton />
       </div>
       <table class="grid" aria-rowcount={shown.length + 1}>
@@ -214,7 +217,7 @@ function Table() {
             ))}
           </tr>
         </thead>
-        <Rows items={shown} height={57} columns={COLUMNS.length} row={(service, index) => <Row key={service.name} service={service} index={index} spark={sparks.value.get(service.name)} minute={minute} chosen={chosen.value === service.name} />} />
+        <Rows items={shown} height={phone.value ? 76 : 57} columns={COLUMNS.length} row={(service, index) => <Row key={service.name} service={service} index={index} spark={sparks.value.get(service.name)} minute={minute} chosen={chosen.value === service.name} />} />
       </table>
       {!shown.length && services.value.length > 0 && (
         <Empty icon="search" title="No service fits">
@@ -275,6 +278,7 @@ export function Overview() {
   return (
     <>
       <Attention />
+      <Rolling />
       <Table />
       <div class="two">
         <section class="card" aria-labelledby="last">

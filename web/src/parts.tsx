@@ -115,12 +115,24 @@ export function Dialog() {
   );
 }
 
-/** Buttons of a set of which one is chosen. */
+const STEPS: Record<string, number> = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+/** Buttons of a set of which one is chosen: one stop of the Tab key, arrows between them. */
 export function Choice<T extends string>(props: { label: string; value: T; options: readonly (readonly [T, string])[]; on: (value: T) => void }) {
+  const set = useRef<HTMLDivElement>(null);
+  const at = Math.max(0, props.options.findIndex(([value]) => value === props.value));
+  const move = (event: KeyboardEvent) => {
+    const step = STEPS[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const { length } = props.options;
+    const next = (at + step + length) % length;
+    props.on(props.options[next]![0]);
+    (set.current?.children[next] as HTMLElement).focus();
+  };
   return (
-    <div class="choice" role="radiogroup" aria-label={props.label}>
-      {props.options.map(([value, word]) => (
-        <button type="button" role="radio" aria-checked={value === props.value} key={value} onClick={() => props.on(value)}>
+    <div class="choice" role="radiogroup" aria-label={props.label} ref={set} onKeyDown={move}>
+      {props.options.map(([value, word], index) => (
+        <button type="button" role="radio" aria-checked={value === props.value} tabIndex={index === at ? 0 : -1} key={value} onClick={() => props.on(value)}>
           {word}
         </button>
       ))}

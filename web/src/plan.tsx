@@ -33,7 +33,7 @@ const ACTION: Record<Plan["changes"][number]["action"], [string, IconName, Tone]
   live: ["changed live", "check", "idle"],
 };
 
-const Fields = ({ fields }: { fields: FieldChange[] }) => (
+export const Fields = ({ fields }: { fields: FieldChange[] }) => (
   <dl class="changes">
     {fields.map((one) => (
       <div key={one.field}>

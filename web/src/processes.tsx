@@ -67,10 +67,17 @@ function Row({ process, depth }: { process: Process; depth: number }) {
   );
 }
 
+const HELD: Record<Generation["holding"], string | null> = {
+  adopt: "ports held",
+  swap: "ports held by sockets of ours",
+  environment: "declared ports held",
+  plain: null,
+  unknown: null,
+};
 const HEADS = ["Process", "Command", "User", "Memory", "CPU", "Listens on", "Connections", "Up"];
 
 function Tree({ service, generation, all }: { service: Service; generation: Generation; all: Process[] | null }) {
-  const held = generation.trap === "active" ? "ports held" : generation.holding === "environment" ? "declared ports held" : null;
+  const held = generation.trap === "active" || generation.holding === "environment" ? HELD[generation.holding] : null;
   const title = `g-${generation.id}`;
   return (
     <section class="card" aria-labelledby={title}>

@@ -1,7 +1,13 @@
 // A table that has a thousand rows and shows thirty.
 
 import type { ComponentChildren } from "preact";
+import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
+
+const narrow = matchMedia("(max-width: 720px)");
+/** Rows are cards here, and higher. */
+export const phone = signal(narrow.matches);
+narrow.addEventListener("change", () => (phone.value = narrow.matches));
 
 /** Below this many all rows are in the page, so that the browser's own search finds them. */
 const ALL = 120;

@@ -1,16 +1,19 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import { CanaryButton, Decision } from "./canary";
 import { Charts } from "./chart";
 import { Feed } from "./events";
 import { Icon } from "./icons";
 import { RestartCard, restarts } from "./lanes";
+import { LastWords } from "./last";
 import { LogView } from "./logs";
 import { get, Refused } from "./net";
 import { RestartButton } from "./overview";
+import { Fields, PlanButton } from "./plan";
 import { Processes } from "./processes";
 import { ask, Badge, Empty, Source, StateBadge, Twice, whyNot } from "./parts";
 import { route, to } from "./route";
 import { act, byName, events, loaded, mayAct, now } from "./state";
-import type { Fact, Service as OneService } from "./types";
+import type { Fact, Plan, Service as OneService } from "./types";
 import { address, bytes, connections, count, cpu, plural, since, source, span, trouble, when, type Tone } from "./words";
 
 const FACTS = [
@@ -46,7 +49,7 @@ function Figures({ service }: { service: OneService }) {
   const all: [string, string, string?][] = [
     ["Connections", count(open.new), typeof open.old === "number" && open.old > 0 ? `+${open.old} of older generations` : undefined],
     ["Waiting", count(open.queued)],
-    ["Memory", bytes(service.memory), service.usage ? source(service.usage) : undefined],
+    ["Memory", bytes(service.memory), service.usage && typeof service.memory === "number" ? source(service.usage) : undefined],
     ["CPU", cpu(service.cpu_permille)],
     ["Processes", count(service.processes), service.replicas > 1 ? `${service.replicas} replicas` : undefined],
     ["Up", service.uptime_ms === null ? "not up" : span(since(service, service.uptime_ms))],
@@ -64,6 +67,22 @@ function Figures({ service }: { service: OneService }) {
         </div>
       ))}
     </dl>
+  );
+}
+
+/** What is not as it was asked for, and does no harm yet. */
+function Notes({ service }: { service: OneService }) {
+  const all = service.generations.flatMap((one) => one.notes.map((note) => `Generation ${one.id}: ${note}`));
+  if (service.watch?.problem) all.push(`Files: ${service.watch.problem}`);
+  if (!all.length) return null;
+  return (
+    <ul class="remarks" aria-label="Not as it was asked for">
+      {all.map((text) => (
+        <li key={text}>
+          <Icon name="info" /> {text}
+        </li>
+      ))}
+    </ul>
   );
 }
 
@@ -103,6 +122,7 @@ function Timeline({ service }: { service: OneService }) {
   const older = restarts(service.name).filter((id) => id !== newest);
   return (
     <>
+      <LastWords service={service} />
       {newest != null && <RestartCard name={service.name} id={newest} />}
       <Charts name={service.name} />
       <section class="card" aria-labelledby="happened">
@@ -120,7 +140,7 @@ function Timeline({ service }: { service: OneService }) {
             ))}
           </p>
         )}
-        <Feed events={mine} />
+        <Feed events={mine} own />
       </section>
     </>
   );
@@ -134,6 +154,30 @@ function shown(value: unknown): string {
   return String(value);
 }
 
+/** What the file says by now, where that is something else. */
+function OnDisk({ service }: { service: OneService }) {
+  const [plan, setPlan] = useState<Plan | null>(null);
+  useEffect(() => {
+    setPlan(null);
+    // Without a plan there is nothing to compare with; the button says why.
+    get<Plan>("plan").then(setPlan, () => {});
+  }, [service.name, service.generations[0]?.id]);
+  const change = plan?.changes.find((one) => one.service === service.name);
+  if (!plan?.path || (!change && !plan.errors.length)) return null;
+  return (
+    <section class="card" aria-labelledby="disk">
+      <div class="bar">
+        <h2 id="disk">{plan.errors.length ? "The file on disk has errors" : "The file on disk says something else"}</h2>
+        <small class="source">{change?.why ?? plan.errors[0]?.message}</small>
+        <span class="more">
+          <PlanButton />
+        </span>
+      </div>
+      {change && <Fields fields={change.fields} />}
+    </section>
+  );
+}
+
 function Config({ service }: { service: OneService }) {
   type Report = { origin: { path: string | null; line: number } | null; fields: Record<string, unknown> };
   const [report, setReport] = useState<Report | Refused | null>(null);
@@ -144,26 +188,29 @@ function Config({ service }: { service: OneService }) {
   if (!report) return <div class="card skeleton" aria-busy="true" />;
   if (report instanceof Error) return <Empty icon="bad" title={report.message} />;
   return (
-    <section class="card" aria-labelledby="config">
-      <div class="bar">
-        <h2 id="config">Configuration in force</h2>
-        {report.origin && <small class="source">line {report.origin.line}{report.origin.path && ` of ${report.origin.path}`}</small>}
-      </div>
-      <dl class="config">
-        {Object.entries(report.fields).map(([name, value]) => {
-          const ms = name.endsWith("_ms") && typeof value === "number";
-          return (
-            <div key={name}>
-              <dt>{ms ? name.slice(0, -3) : name}</dt>
-              <dd class={value === null ? "none" : ""}>{ms ? span(value as number) : shown(value)}</dd>
-            </div>
-          );
-        })}
-      </dl>
-      <p class="source">
-        <Icon name="ban" size={13} /> Of the environment only the names leave the daemon.
-      </p>
-    </section>
+    <>
+      <OnDisk service={service} />
+      <section class="card" aria-labelledby="config">
+        <div class="bar">
+          <h2 id="config">Configuration in force</h2>
+          {report.origin && <small class="source">line {report.origin.line}{report.origin.path && ` of ${report.origin.path}`}</small>}
+        </div>
+        <dl class="config">
+          {Object.entries(report.fields).map(([name, value]) => {
+            const ms = name.endsWith("_ms") && typeof value === "number";
+            return (
+              <div key={name}>
+                <dt>{ms ? name.slice(0, -3) : name}</dt>
+                <dd class={value === null ? "none" : ""}>{ms ? span(value as number) : shown(value)}</dd>
+              </div>
+            );
+          })}
+        </dl>
+        <p class="source">
+          <Icon name="ban" size={13} /> Of the environment only the names leave the daemon, and of a command line no password, token or key.
+        </p>
+      </section>
+    </>
   );
 }
 
@@ -197,11 +244,12 @@ export function Service() {
           <h1>{service.name}</h1>
           <StateBadge service={service} />
           {service.own && <span class="tag">this page</span>}
-          <span class="detail">{service.detail}</span>
+          {!why?.includes(service.detail) && <span class="detail">{service.detail}</span>}
         </div>
         <code class="command">{service.command}</code>
         <div class="row actions">
           <RestartButton service={service} shortcut="r" />
+          <CanaryButton service={service} />
           {service.generations.length > 0 && service.restarts > 0 && (
             <Twice icon="undo" word="Roll back" confirm="the command and environment before the last change" path={`services/${encodeURIComponent(service.name)}/rollback`} />
           )}
@@ -212,12 +260,13 @@ export function Service() {
           )}
         </div>
       </header>
-      {why && (
+      {why && !service.waiting.length && (
         <p class="alarm" role="status">
           <Icon name="warn" size={18} /> {why}
           {service.next && <b>{service.next.what} in {span(Math.max(0, service.next.in_ms - (now.value - service.seen)))}</b>}
         </p>
       )}
+      <Decision service={service} />
       {service.waiting.map((one) => (
         <p class="alarm" key={one.address}>
           <Icon name="ban" size={18} /> {one.address} is taken by {one.holder ?? "somebody who cannot be seen"}. It starts by itself as soon as the port is free.
@@ -225,6 +274,7 @@ export function Service() {
       ))}
       {service.after.some((one) => !one.met) && <p class="source">It waits for {service.after.filter((one) => !one.met).map((one) => `${one.service} (${one.when})`).join(", ")}.</p>}
       {service.next_run_ms && <p class="source">Its next run is at {when(service.next_run_ms)}.</p>}
+      <Notes service={service} />
       <Facts service={service} />
       <Figures service={service} />
       <nav class="tabs" aria-label="About this service" ref={tabs}>

@@ -73,7 +73,7 @@ function picture(data: any) {
 function operated(operation: Operation) {
   operations.value = [...operations.value.filter((known) => known.id !== operation.id), operation].slice(-50);
   if (operation.state === "running") return;
-  const what = [operation.action, operation.service, operation.address].filter(Boolean).join(" ");
+  const what = [operation.action, operation.service === "*" ? "all services" : operation.service, operation.address].filter(Boolean).join(" ");
   if (operation.state === "done") note("done", `${what}: done`);
   else note("failed", `${what}: ${operation.message ?? operation.state}`, operation.hint);
 }

@@ -23,9 +23,10 @@ export type Generation = {
   since_ms: number;
   listeners: Listener[];
   trap: string;
-  holding: "adopt" | "environment" | "plain" | "unknown";
+  holding: "adopt" | "swap" | "environment" | "plain" | "unknown";
   connections: Measured;
   last_exit: string | null;
+  notes: string[];
 };
 
 export type Ledger = {
@@ -42,6 +43,9 @@ export type Ledger = {
   listener_gap: boolean;
   accepted: Measured;
   refused: Measured;
+  /** It had a share of the connections first. */
+  canary?: { permille: number; for_ms: number | null; lasted_ms: number | null };
+  notes: string[];
 };
 
 export type Service = {
@@ -70,6 +74,7 @@ export type Service = {
   waiting: { address: string; holder: string | null }[];
   after: { service: string; when: string; met: boolean }[];
   health: { passing: boolean | null; failures: number; detail: string; evidence: Evidence | null } | null;
+  watch: { directories: number; problem: string | null } | null;
   next_run_ms: number | null;
   next: { what: string; in_ms: number } | null;
   command: string;

@@ -1,6 +1,7 @@
 // Values as a person reads them.
 
-import { now, pictureAt } from "./state";
+import { signal } from "@preact/signals";
+import { now, pictureAt, skew } from "./state";
 import type { Evidence, Ledger, Listener, Measured, Service } from "./types";
 
 export const plural = (count: number, word: string) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
@@ -26,19 +27,30 @@ export function bytes(value: Measured): string {
   return `${value} B`;
 }
 
+export const percent = (permille: number) => `${permille / 10} %`;
 export const cpu = (permille: Measured) => (typeof permille === "number" ? `${(permille / 10).toFixed(1)} %` : permille);
 
 const two = (n: number, width = 2) => String(n).padStart(width, "0");
+/** In which zone times are shown: that of this browser, or UTC, which logs elsewhere often have. */
+export const zone = signal<"local" | "utc">(localStorage.getItem("stayput-zone") === "utc" ? "utc" : "local");
+export function setZone(value: "local" | "utc") {
+  localStorage.setItem("stayput-zone", value);
+  zone.value = value;
+}
+export const zoneName = () => (zone.value === "utc" ? "UTC" : Intl.DateTimeFormat().resolvedOptions().timeZone);
+/** A time as if its zone were UTC: what is read of it by the functions for UTC is what is to be shown. */
+const shifted = (ms: number) => new Date(zone.value === "utc" ? ms : ms - new Date(ms).getTimezoneOffset() * 60_000);
 export function clock(ms: number, fine = false): string {
-  const at = new Date(ms);
-  const text = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
-  return fine ? `${text}.${two(at.getMilliseconds(), 3)}` : text;
+  const at = shifted(ms);
+  const text = `${two(at.getUTCHours())}:${two(at.getUTCMinutes())}:${two(at.getUTCSeconds())}`;
+  return fine ? `${text}.${two(at.getUTCMilliseconds(), 3)}` : text;
 }
 export const day = (ms: number) => {
-  const at = new Date(ms);
-  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  const at = shifted(ms);
+  return `${at.getUTCFullYear()}-${two(at.getUTCMonth() + 1)}-${two(at.getUTCDate())}`;
 };
-export const when = (ms: number) => (day(ms) === day(now.value) ? clock(ms) : `${day(ms)} ${clock(ms)}`);
+/** Today is what it is where the services run: a browser's clock may be wrong. */
+export const when = (ms: number) => (day(ms) === day(now.value + skew.value) ? clock(ms) : `${day(ms)} ${clock(ms)}`);
 
 /** How long something has gone on that the API gave as an age when its service was last sent. */
 export const since = (service: Service, ms: number) => ms + Math.max(0, now.value - service.seen);

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, renameSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
 import { io } from "socket.io-client";
@@ -82,6 +82,26 @@ test("without a token there is nothing, and other namespaces and events do not e
     socket.close();
   } finally {
     guarded.close();
+  }
+});
+
+test("a replaced token ends the connections that were opened with it", async () => {
+  const old = served.tokens();
+  const sockets = ["websocket", "polling"].map((transport) => io(served.url, { transports: [transport], auth: { token: old.view }, reconnection: false, forceNew: true }));
+  let denied = 0;
+  for (const socket of sockets) socket.on("denied", () => denied++);
+  await Promise.all(sockets.map((socket) => within("status", (done) => socket.once("status", done))));
+  const file = join(dirname(instance.socket), "dashboard.json");
+  const put = (tokens) => {
+    writeFileSync(`${file}.new`, JSON.stringify(tokens), { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+  };
+  put({ ...old, view: "0".repeat(48), operate: "1".repeat(48) });
+  try {
+    await until("both are told", () => denied === 2, 20_000);
+    await until("and hung up on", () => sockets.every((socket) => !socket.connected));
+  } finally {
+    put(old);
   }
 });
 

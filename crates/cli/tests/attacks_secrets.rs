@@ -1,5 +1,5 @@
 //! Values of environment variables are secrets: they are in the environment of the service that was given them, and nowhere that stayput shows,
-//! answers, writes or keeps on disk.
+//! answers, writes or keeps on disk. Nor is what a command line gives away: its processes have it, and nobody is told.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
@@ -144,5 +144,61 @@ fn a_secret_in_the_environment_is_in_no_answer_and_in_no_file(env) {
     let mut left = Vec::new();
     files(&env.path("home"), &mut left);
     is_nowhere("at the end", left);
+}
+}
+
+const SERVER: &str = "\
+import http.server, sys
+class Silent(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(200), self.end_headers()
+    def log_message(self, *_): pass
+print('of-no-secret', flush=True)
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Silent).serve_forever()
+";
+
+/// A service with a secret in each place of its command line that people put one, and what is none at the end.
+fn on_the_command_line(env: &TestEnv, port: u16, of: &str) -> String {
+    let server = env.file("server.py", SERVER).display().to_string();
+    let (option, url) = (format!("{CANARY}-{of}-option"), format!("postgres://app:{CANARY}-{of}-url@db/shop?token={CANARY}-{of}-query"));
+    let assigned = format!("DB_PASSWORD={CANARY}-{of}-assigned with a blank");
+    let header = format!("Authorization: Bearer {CANARY}-{of}-header");
+    let port = port.to_string();
+    let argv = ["/usr/bin/python3", &server, &port, "--password", &option, &url, &assigned, "-H", &header, "and-what-is-none"];
+    format!("[service.web]\ncommand = {argv:?}\nsoak = '0s'\nready = 'http:/?token={CANARY}-{of}-asked'\n")
+}
+
+both_users! {
+fn a_secret_on_a_command_line_is_told_to_nobody(env) {
+    let port = env.port();
+    let (host, said) = env.host_somehow(&on_the_command_line(env, port, "first"), &[]);
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    is_nowhere("up", vec![("up".to_owned(), [said.out, said.err].concat().into_bytes())]);
+    // It has them, or this test looks for nothing.
+    let given = std::fs::read(format!("/proc/{}/cmdline", host.pid("web"))).unwrap();
+    for place in ["option", "url", "query", "assigned", "header"] {
+        assert!(String::from_utf8_lossy(&given).contains(&format!("{CANARY}-first-{place}")), "{place}");
+    }
+    let looks = |when: &str| {
+        is_nowhere(when, everything(env, &host));
+        let said = host.stayput(&["why", &port.to_string(), "--json"]);
+        let processes = serde_json::to_string(&host.ask(&Request::Processes { service: Some("web".to_owned()) })).unwrap();
+        for (name, text) in [("why", said.out + &said.err), ("processes", processes)] {
+            assert!(text.contains("and-what-is-none") && text.contains("--password ***"), "{name} shows the rest: {text}");
+            is_nowhere(when, vec![(name.to_owned(), text.into_bytes())]);
+        }
+    };
+    looks("as it was started");
+    env.host_file(&on_the_command_line(env, port, "second"));
+    let plan = host.succeeds(&["plan"]);
+    assert!(plan.contains("(another secret)"), "{plan}");
+    looks("while a change is pending");
+    // A mistake in its very line.
+    env.host_file(&on_the_command_line(env, port, "third").replace("\"and-what-is-none\"", "5"));
+    let said = host.stayput(&["reload"]);
+    assert_eq!(said.code, Some(2), "{}{}", said.out, said.err);
+    assert!((said.out.clone() + &said.err).contains("Authorization: ***"), "the line is shown: {}{}", said.out, said.err);
+    is_nowhere("a mistake", vec![("reload".to_owned(), [said.out, said.err].concat().into_bytes())]);
+    host.succeeds(&["down"]);
+    env.assert_nothing_left(std::time::Duration::from_secs(30));
 }
 }

@@ -1,11 +1,12 @@
 //! What is wrong with a configuration: every problem with its place, for people and for programs.
 //!
 //! No message quotes a value: values may come from the environment, and may be secrets. The text of the file is shown instead, but for values of
-//! variables (`secret`).
+//! variables (`secret`), and for what a command line has to hide.
 
 use crate::source::{Source, Span};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Most problems that are kept: a file that is no configuration at all has thousands.
@@ -213,8 +214,8 @@ fn place(at: Span, source: &Source) -> Place {
     let (line, column) = source.position(at.start);
     let whole = &source.text[source.line(line)];
     let whole = whole.strip_suffix('\r').unwrap_or(whole);
-    let masked = crate::secret::masked(&source.text, line);
-    let whole = masked.as_deref().unwrap_or(whole);
+    let masked = crate::secret::masked(&source.text, line).map_or_else(|| stayput_model::secrets::starred(whole), Cow::Owned);
+    let whole = masked.as_ref();
     let start = column as usize - 1;
     let end = source.boundary(at.end).max(source.boundary(at.start));
     let length = source.text[source.boundary(at.start)..end].lines().next().unwrap_or_default().chars().count().clamp(1, WIDTH / 2);

@@ -187,27 +187,29 @@ pub(crate) async fn http(
     limit: Duration,
     link: &Link,
 ) -> Result<String, String> {
+    // What is told of it goes further than to the service.
+    let told = stayput_model::secrets::hidden(path);
     let exchange = async {
         let mut stream = connect(generation, listener, selected, link).await?;
         let (_, target) = route(listener);
         let host = host.map_or_else(|| target.to_string(), str::to_owned);
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: stayput\r\nAccept: */*\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|error| format!("GET {path}: {error}"))?;
+        stream.write_all(request.as_bytes()).await.map_err(|error| format!("GET {told}: {error}"))?;
         let mut head = Vec::new();
         while !head.contains(&b'\n') && head.len() < HTTP_HEAD {
             match stream.read_buf(&mut head).await {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) => return Err(format!("GET {path}: {error}")),
+                Err(error) => return Err(format!("GET {told}: {error}")),
             }
         }
         match status(&head) {
-            Some(status @ 200..=399) => Ok(format!("GET {path} on {listener} was answered with {status}")),
-            Some(status) => Err(format!("GET {path} on {listener} was answered with {status}")),
-            None => Err(format!("GET {path} on {listener} was not answered with HTTP")),
+            Some(status @ 200..=399) => Ok(format!("GET {told} on {listener} was answered with {status}")),
+            Some(status) => Err(format!("GET {told} on {listener} was answered with {status}")),
+            None => Err(format!("GET {told} on {listener} was not answered with HTTP")),
         }
     };
-    timeout(limit, exchange).await.unwrap_or_else(|_| Err(format!("GET {path} on {listener}: no answer within {limit:?}")))
+    timeout(limit, exchange).await.unwrap_or_else(|_| Err(format!("GET {told} on {listener}: no answer within {limit:?}")))
 }
 
 /// The number in `HTTP/1.1 204 No Content`.

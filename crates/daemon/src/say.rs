@@ -363,15 +363,10 @@ pub(crate) fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// A command as a person would type it, without control characters; not too long.
+/// A command as a person would type it, without control characters and secrets; not too long.
 pub(crate) fn command(argv: &[Vec<u8>]) -> String {
     const LONGEST: usize = 400;
-    let word = |word: &Vec<u8>| {
-        let shown = stayput_model::text::printable_bytes(word);
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte);
-        if !shown.is_empty() && shown.bytes().all(plain) { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
-    };
-    let mut text = argv.iter().map(word).collect::<Vec<_>>().join(" ");
+    let mut text = stayput_model::text::command_line(argv.iter().map(Vec::as_slice));
     if let Some((at, _)) = text.char_indices().nth(LONGEST) {
         text.truncate(at);
         text.push('…');

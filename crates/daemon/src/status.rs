@@ -505,7 +505,7 @@ fn progress(service: &Service, generation: &Generation) -> String {
             match (began, time) {
                 (None, _) => format!("ready, it is about to get {share} of the new connections"),
                 (Some(began), Some(time)) => {
-                    format!("has {share} of the new connections, and all in {} ms", began.plus(*time).since(now()).as_millis())
+                    format!("has {share} of the new connections, and all in {}", say::span(began.plus(*time).since(now())))
                 }
                 (Some(_), None) => format!("has {share} of the new connections until somebody decides"),
             }

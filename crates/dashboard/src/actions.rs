@@ -37,6 +37,7 @@ pub(crate) enum Action {
     Stop,
     Restart,
     Rollback,
+    Decide,
     Signal,
 }
 
@@ -47,6 +48,8 @@ struct Details {
     canary: Option<Canary>,
     #[serde(default)]
     parallel: Option<u32>,
+    #[serde(default)]
+    switch: Option<bool>,
     #[serde(default)]
     signal: Option<String>,
     #[serde(default)]
@@ -117,7 +120,7 @@ pub(crate) async fn service(
         return Err(Refused::new(
             StatusCode::NOT_FOUND,
             "unknown-action",
-            "there is no such action: start, stop, restart, rollback, signal",
+            "there is no such action: start, stop, restart, rollback, decide, signal",
         ));
     };
     let details: Details = body(content).await?;
@@ -127,6 +130,10 @@ pub(crate) async fn service(
         Action::Stop => Request::Stop { services, wait: true },
         Action::Restart => Request::Restart { services, wait: true, parallel: details.parallel, canary: details.canary },
         Action::Rollback => Request::Rollback { service: Some(service.clone()), wait: true },
+        Action::Decide => {
+            let switch = details.switch.ok_or_else(|| Refused::bad("switch is true (all to the new generation) or false (none)"))?;
+            Request::Decide { service: Some(service.clone()), switch }
+        }
         Action::Signal => {
             let name = details.signal.unwrap_or_default();
             let Some((_, signal)) = SIGNALS.iter().find(|(known, _)| *known == name.trim_start_matches("SIG")) else {
@@ -253,7 +260,13 @@ fn account(outcome: Result<Reply, LinkError>) -> Account {
 fn failure(reply: &Reply) -> Option<String> {
     match reply {
         Reply::Restarted { services, .. } | Reply::Reloaded { services, .. } if services.iter().any(|one| went_wrong(one).is_some()) => {
-            Some(services.iter().filter_map(went_wrong).collect::<Vec<_>>().join("; "))
+            let mut words: Vec<String> = services.iter().filter_map(went_wrong).collect();
+            if let Reply::Restarted { untouched, .. } = reply
+                && !untouched.is_empty()
+            {
+                words.push(format!("not touched because of that: {}", untouched.join(", ")));
+            }
+            Some(words.join("; "))
         }
         Reply::Reloaded { plan, .. } if !plan.errors.is_empty() => {
             Some(format!("the configuration has {} error(s); nothing was changed: {}", plan.errors.len(), plan.errors[0].message))
@@ -268,10 +281,16 @@ fn failure(reply: &Reply) -> Option<String> {
 
 fn went_wrong(restarted: &stayput_wire::RestartedService) -> Option<String> {
     use stayput_wire::Outcome;
+    if let Some(problem) = &restarted.problem {
+        return Some(format!("{}: {problem}", restarted.name));
+    }
     let ledger = restarted.ledger.as_deref()?;
     let why = ledger.reason.as_deref().unwrap_or("no reason is known");
     match ledger.outcome {
         Outcome::NotReady => Some(format!("{}: the new generation never became ready ({why}); the old one goes on", restarted.name)),
+        Outcome::RolledBack if ledger.canary.is_some() => {
+            Some(format!("{}: the old generation has all connections again ({why})", restarted.name))
+        }
         Outcome::RolledBack => {
             Some(format!("{}: the new generation failed ({why}); the old one has the connections again", restarted.name))
         }

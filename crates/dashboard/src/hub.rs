@@ -221,6 +221,13 @@ impl Hub {
         self.lock().last
     }
 
+    /// The last events that are kept here, oldest first.
+    pub(crate) fn recent(&self, count: usize) -> Vec<EventRecord> {
+        let seen = self.lock();
+        let frames = seen.ring.iter().skip(seen.ring.len().saturating_sub(count));
+        frames.filter_map(|frame| serde_json::from_slice(frame.json()).ok()).collect()
+    }
+
     /// Returns when the daemon has answered or has not, at most after `limit`.
     pub(crate) async fn settled(&self, limit: Duration) {
         let mut live = self.out.subscribe();

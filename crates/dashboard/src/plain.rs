@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::Response;
 use axum::http::header::{self, HeaderMap};
-use stayput_wire::{InstanceStatus, ServiceStatus};
+use stayput_wire::{EventRecord, InstanceStatus, Level, ServiceStatus};
 
 use crate::api::{self, App};
 use crate::reply::{self, Refused};
@@ -17,11 +17,20 @@ pub(crate) async fn plain(State(app): State<Arc<App>>, headers: HeaderMap) -> Re
     let title = format!("{} on {}, {}", status.name, app.host, crate::time::utc(at_ms));
     let rows: Vec<[String; 6]> = status.services.iter().map(row).collect();
     let summary = summary(&status);
+    let events: Vec<String> = app.hub.recent(EVENTS).iter().rev().map(event).collect();
     Ok(if wants_html {
-        reply::typed("text/html; charset=utf-8", html(&app.base, &title, &summary, &rows))
+        reply::typed("text/html; charset=utf-8", html(&app.base, &title, &summary, &rows, &events))
     } else {
-        reply::typed(reply::TEXT, text(&title, &summary, &rows))
+        reply::typed(reply::TEXT, text(&title, &summary, &rows, &events))
     })
+}
+
+/// Events that are shown, the newest first.
+const EVENTS: usize = 12;
+
+fn event(event: &EventRecord) -> String {
+    let mark = if event.level == Level::Trouble { "! " } else { "" };
+    harmless(&format!("{}  {}  {mark}{}", crate::time::utc(event.at_ms), event.service.as_deref().unwrap_or("instance"), event.text))
 }
 
 const HEADS: [&str; 6] = ["SERVICE", "STATE", "GEN", "PORTS", "CONNS", "FACT"];
@@ -68,7 +77,7 @@ fn summary(status: &InstanceStatus) -> String {
     if counted.is_empty() { "no service".to_owned() } else { counted.join(", ") }
 }
 
-fn text(title: &str, summary: &str, rows: &[[String; 6]]) -> String {
+fn text(title: &str, summary: &str, rows: &[[String; 6]], events: &[String]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).chain([HEADS[column].len()]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..6).map(width).collect();
     let line = |cells: [&str; 6]| {
@@ -78,6 +87,12 @@ fn text(title: &str, summary: &str, rows: &[[String; 6]]) -> String {
     let mut all = format!("{}\n{summary}\n\n{}", harmless(title), line(HEADS));
     for row in rows {
         all.push_str(&line([&row[0], &row[1], &row[2], &row[3], &row[4], &row[5]]));
+    }
+    if !events.is_empty() {
+        all.push_str("\nLAST EVENTS\n");
+        for event in events {
+            all.extend([event.as_str(), "\n"]);
+        }
     }
     all
 }
@@ -96,18 +111,20 @@ fn escaped(text: &str) -> String {
     })
 }
 
-fn html(base: &str, title: &str, summary: &str, rows: &[[String; 6]]) -> String {
+fn html(base: &str, title: &str, summary: &str, rows: &[[String; 6]], events: &[String]) -> String {
     let heads = HEADS.map(|head| format!("<th scope=\"col\">{head}</th>")).concat();
     let line = |row: &[String; 6]| {
         let rest: Vec<String> = row[1..].iter().map(|cell| format!("<td>{}</td>", escaped(cell))).collect();
         format!("<tr><th scope=\"row\">{}</th>{}</tr>\n", escaped(&row[0]), rest.concat())
     };
     let body = rows.iter().map(line).collect::<Vec<_>>().concat();
+    let events = events.iter().map(|event| format!("<li>{}</li>\n", escaped(event))).collect::<Vec<_>>().concat();
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <meta http-equiv=\"refresh\" content=\"5\"><title>{title}</title><link rel=\"stylesheet\" href=\"{base}app.css\"></head>\n\
          <body class=\"plain\"><main><h1>{title}</h1>\n<p>{summary}. Loaded anew every 5 seconds; <a href=\"{base}\">the live page</a> needs scripts.</p>\n\
-         <table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table></main></body></html>\n",
+         <table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table>\n\
+         <h2>Last events</h2>\n<ul>\n{events}</ul></main></body></html>\n",
         title = escaped(title),
         summary = escaped(summary),
     )
@@ -121,14 +138,15 @@ mod tests {
     fn nothing_becomes_markup() {
         let hostile = "<img src=x onerror=alert(1)>'\"&".to_owned();
         let rows = [[(); 6].map(|()| hostile.clone())];
-        let page = html("/", &hostile, &hostile, &rows);
+        let page = html("/", &hostile, &hostile, &rows, std::slice::from_ref(&hostile));
         assert!(!page.contains("<img") && page.contains("&lt;img"), "{page}");
     }
 
     #[test]
     fn columns_stand_under_each_other() {
         let rows = [["web", "running", "4", "none", "1", "x"].map(str::to_owned)];
-        let page = text("t", "s", &rows);
+        let page = text("t", "s", &rows, &["2026 web ok".to_owned()]);
+        assert!(page.ends_with("\nLAST EVENTS\n2026 web ok\n"), "{page}");
         let lines: Vec<&str> = page.lines().collect();
         assert_eq!(lines[3].find("STATE"), lines[4].find("running"));
         assert_eq!(harmless("\u{1b}]0;x\u{7}ok"), "ok");

@@ -16,6 +16,7 @@ pub mod mono;
 pub mod notice;
 pub mod plan;
 pub mod reconcile;
+pub mod secrets;
 pub mod service;
 pub mod text;
 pub mod world;

@@ -6,6 +6,7 @@ use crate::config::{
     After, Health, HealthCheck, InstanceConfig, Kind, Limits, LogPolicy, LogsConfig, OutputKind, Readiness, RestartPolicy, Rlimit,
     ServiceConfig, StartLimit, StopStep, UserSpec, When,
 };
+use crate::secrets::{HIDDEN, hidden};
 use crate::text::{command_line, printable, printable_bytes};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -211,7 +212,11 @@ impl Fields {
 
     fn compare<T: PartialEq>(&mut self, field: &str, old: &T, new: &T, needs: Needs, why: &str, show: impl Fn(&T) -> String) {
         if old != new {
-            self.push(field, show(old), show(new), needs, why);
+            let (before, mut after) = (show(old), show(new));
+            if before == after && after.contains(HIDDEN) {
+                after.push_str(" (another secret)");
+            }
+            self.push(field, before, after, needs, why);
         }
     }
 
@@ -275,8 +280,8 @@ fn time(time: &Duration) -> String {
 fn ready(readiness: &Readiness) -> String {
     match readiness {
         Readiness::Accept => "accept".to_owned(),
-        Readiness::Http { path, host: None } => format!("http:{}", printable(path)),
-        Readiness::Http { path, host: Some(host) } => format!("http://{}{}", printable(host), printable(path)),
+        Readiness::Http { path, host: None } => format!("http:{}", printable(&hidden(path))),
+        Readiness::Http { path, host: Some(host) } => format!("http://{}{}", printable(host), printable(&hidden(path))),
         Readiness::Notify => "notify".to_owned(),
         Readiness::Log { pattern } => format!("log:{}", printable(pattern)),
     }
@@ -319,7 +324,7 @@ fn checks(health: &Health) -> String {
     let port = |port: Option<u16>| port.map(|port| format!(" port {port}")).unwrap_or_default();
     let what = match &health.check {
         HealthCheck::Http { path, host, port: at } => {
-            format!("http {}{}{}", printable(host.as_deref().unwrap_or_default()), printable(path), port(*at))
+            format!("http {}{}{}", printable(host.as_deref().unwrap_or_default()), printable(&hidden(path)), port(*at))
         }
         HealthCheck::Tcp { port: at } => format!("tcp{}", port(*at)),
         HealthCheck::Exec { argv } => format!("exec {}", command_line(argv.iter().map(Vec::as_slice))),
@@ -363,6 +368,14 @@ mod tests {
         let short: Vec<_> = plan.iter().map(|change| (change.service.as_deref(), &change.what, change.needs)).collect();
         assert_eq!(short, [(Some("a"), &What::Removed, Needs::Live), (Some("b"), &What::Added, Needs::Live)]);
         assert_eq!(fields(|service| service.origin = Some(crate::config::Origin { line: 7, column: 1 })), []);
+    }
+
+    #[test]
+    fn another_secret_is_told_and_not_shown() {
+        let with = |secret: &str| ServiceConfig::new("web", ["app", "--token", secret].map(|word| word.as_bytes().to_vec()).to_vec());
+        let change = diff(&instance(vec![with("hunter2")]), &instance(vec![with("hunter3")])).pop().unwrap();
+        let What::Changed(fields) = change.what else { panic!("{change:?}") };
+        assert_eq!((fields[0].before.as_str(), fields[0].after.as_str()), ("app --token ***", "app --token *** (another secret)"));
     }
 
     /// People edit a policy of a supervisor and find their service restarted.

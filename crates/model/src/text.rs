@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::secrets::Arguments;
+
 /// `text` with every character that a terminal could act upon written as an escape: C0 and DEL (`\n`, `\t`, `\x1b`), C1
 /// (`\u{9b}`), bidirectional controls, zero-width and other invisible format characters, line and paragraph separators.
 ///
@@ -68,15 +70,21 @@ pub fn inert_json(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A command line as one would type it: arguments that need it are quoted, then made [`printable`].
+/// A command line as one would type it, but for its secrets, which are hidden ([`crate::secrets`]): arguments are made [`printable`], and quoted if
+/// they need it. Every command line that is shown or told is made by this.
 pub fn command_line<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut out = String::new();
+    let mut secrets = Arguments::default();
     for argument in arguments {
         if !out.is_empty() {
             out.push(' ');
         }
-        let text = printable_bytes(argument);
-        let plain = |character: char| !character.is_whitespace() && !"'\"$`&|;<>()*?#".contains(character);
+        let printable = printable_bytes(argument);
+        let text = secrets.shown(&printable);
+        // The stars of what is hidden are for people, not for a shell.
+        let hidden = matches!(text, Cow::Owned(_));
+        let plain =
+            |character: char| !character.is_whitespace() && (!"'\"$`&|;<>()*?#".contains(character) || (hidden && character == '*'));
         if !text.is_empty() && text.chars().all(plain) {
             out.push_str(&text);
         } else {
@@ -127,6 +135,8 @@ mod tests {
     fn command_lines_are_quoted_where_needed() {
         let arguments: [&[u8]; 5] = [b"sh", b"-c", b"exec sleep 5; echo it's", b"", b"\x1b[31m"];
         assert_eq!(command_line(arguments), r"sh -c 'exec sleep 5; echo it'\''s' '' \x1b[31m");
+        let secrets: [&[u8]; 5] = [b"app", b"--token", b"hunter2", b"amqp://a:b@c", b"KEY=* *"];
+        assert_eq!(command_line(secrets), "app --token *** amqp://a:***@c 'KEY=* *'");
     }
 
     proptest! {

@@ -269,6 +269,14 @@ impl FakeControl {
         };
         let failed = |failure| Reply::Failed(failure);
         match request {
+            Request::Restart { services, canary: Some(canary), .. } => named(&services).map_or_else(failed, |names| {
+                let ledger = self.canary(&names[0], canary).map(Box::new);
+                let restarted = RestartedService { name: names[0].clone(), ledger, last_output: Vec::new(), problem: None };
+                Reply::Restarted { services: vec![restarted], untouched: Vec::new() }
+            }),
+            Request::Decide { service, switch } => {
+                self.decide(service.as_deref().unwrap_or_default(), switch).map_or_else(failed, |fact| Reply::Done { facts: vec![fact] })
+            }
             Request::Restart { services, wait, .. } => named(&services).map_or_else(failed, |names| self.act_restart(&names, wait)),
             Request::Rollback { service, wait } => {
                 named(&service.into_iter().collect::<Vec<_>>()).map_or_else(failed, |names| self.act_restart(&names, wait))

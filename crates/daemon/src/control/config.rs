@@ -261,7 +261,7 @@ fn fields(config: &ServiceConfig, base: &[Vec<u8>]) -> Map<String, Value> {
 fn ready(readiness: &Readiness) -> String {
     match readiness {
         Readiness::Accept => "accept".to_owned(),
-        Readiness::Http { path, host } => format!("http:{}{path}", host.as_deref().unwrap_or_default()),
+        Readiness::Http { path, host } => format!("http:{}{}", host.as_deref().unwrap_or_default(), stayput_model::secrets::hidden(path)),
         Readiness::Notify => "notify".to_owned(),
         Readiness::Log { pattern } => format!("log:{pattern}"),
     }

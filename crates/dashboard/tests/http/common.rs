@@ -164,10 +164,12 @@ pub(crate) struct SentEvent {
 }
 
 impl Events {
-    /// The next one; `None` at the end.
+    /// The next one; `None` at the end. Signs of life are none: a stream that goes on without a word fails in time.
     pub(crate) fn next(&mut self) -> Option<SentEvent> {
         let (mut name, mut id) = (None, None);
+        let until = Instant::now() + SOON;
         loop {
+            assert!(Instant::now() < until, "the stream goes on and says nothing");
             let mut line = String::new();
             if self.lines.read_line(&mut line).unwrap() == 0 {
                 return None;
@@ -185,7 +187,9 @@ impl Events {
 
     /// Reads on to the next event of this name.
     pub(crate) fn until(&mut self, name: &str) -> SentEvent {
+        let until = Instant::now() + SOON;
         loop {
+            assert!(Instant::now() < until, "no {name} in {SOON:?}");
             let event = self.next().unwrap_or_else(|| panic!("the stream ended before {name}"));
             if event.name == name {
                 return event;

@@ -65,9 +65,16 @@ fn actions_are_as_described() {
     let document: Value = serde_json::from_str(DOCUMENT).unwrap();
     let served = serve(Scene::Ten, |_| ());
     let act = "/api/v1/services/{service}/{action}";
-    for (asked, body) in
-        [("web/restart", "{}"), ("web/stop", "{}"), ("web/signal", r#"{"signal":"HUP"}"#), ("web/signal", "{}"), ("web/fly", "{}")]
-    {
+    for (asked, body) in [
+        ("web/restart", "{}"),
+        ("web/restart", r#"{"canary":{"permille":50,"for_ms":null}}"#),
+        ("web/decide", r#"{"switch":false}"#),
+        ("web/decide", "{}"),
+        ("web/stop", "{}"),
+        ("web/signal", r#"{"signal":"HUP"}"#),
+        ("web/signal", "{}"),
+        ("web/fly", "{}"),
+    ] {
         check(&document, act, "post", &served.act(&format!("/api/v1/services/{asked}"), body));
     }
     check(&document, act, "post", &served.post("/api/v1/services/web/stop", &[], "{}"));

@@ -36,6 +36,7 @@ const ACT: &[(&str, &str)] = &[
     ("/api/v1/services/web/stop", "{}"),
     ("/api/v1/services/web/restart", "{}"),
     ("/api/v1/services/web/rollback", "{}"),
+    ("/api/v1/services/web/decide", r#"{"switch":true}"#),
     ("/api/v1/services/web/signal", r#"{"signal":"HUP"}"#),
     ("/api/v1/reload", "{}"),
     ("/api/v1/ports/hold", r#"{"address":"5001"}"#),
@@ -233,12 +234,41 @@ fn a_replaced_token_ends_streams_and_opens_nothing() {
     let served = serve(Scene::Ten, |_| ());
     let old = served.tokens();
     let bearer = format!("Bearer {}", old.view);
-    let mut stream = served.follow("/api/v1/stream", &[("Authorization", &bearer)]);
-    stream.until("hello");
+    let mut streams = ["/api/v1/stream", "/api/v1/logs/stream?services=web"].map(|path| served.follow(path, &[("Authorization", &bearer)]));
+    streams[0].until("hello");
+    streams[1].until("lines");
     Tokens::draw().unwrap().write(&served.directory.path().join("dashboard.json")).unwrap();
     assert_eq!(served.get("/api/v1/me", &[("Authorization", &bearer)]).status, 401);
-    stream.until("denied");
-    while stream.next().is_some() {}
+    for stream in &mut streams {
+        stream.until("denied");
+        while stream.next().is_some() {}
+    }
+}
+
+/// By the description, which is tested to name every route that there is: one that is added without a rule is found here.
+#[test]
+fn every_route_needs_its_role() {
+    let served = serve(Scene::Ten, |options| options.same_user = false);
+    let view = format!("Bearer {}", served.tokens().view);
+    let document: serde_json::Value = serde_json::from_str(stayput_dashboard::openapi::DOCUMENT).unwrap();
+    let (mut looks, mut acts) = (0, 0);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let asked = path.replace("{service}", "web").replace("{action}", "stop").replace("{operation}", "1");
+        if ["/healthz", "/readyz", "/api/v1/openapi.json"].contains(&path.as_str()) {
+            assert_eq!(served.get(&asked, &[]).status, 200, "{path} is open");
+        } else if item["get"].is_object() {
+            assert_eq!(served.get(&asked, &[("X-Stayput", "1")]).status, 401, "GET {path} without a token");
+            looks += 1;
+        } else {
+            let headers = [("X-Stayput", "1"), ("Content-Type", "application/json")];
+            assert_eq!(served.post(&asked, &headers, "{}").status, 401, "POST {path} without a token");
+            let looking = [headers[0], headers[1], ("Authorization", view.as_str())];
+            assert_eq!(served.post(&asked, &looking, "{}").status, 403, "POST {path} with the token that looks");
+            acts += 1;
+        }
+    }
+    assert!(looks >= 15 && acts >= 4, "{looks} {acts}");
+    assert_eq!(served.fake.requests(), []);
 }
 
 #[test]

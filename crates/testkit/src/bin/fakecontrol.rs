@@ -17,6 +17,8 @@ use stayput_wire::{Level, Stream};
 enum Play {
     /// Plays a restart while the input goes on.
     Restart { service: String },
+    /// Plays a restart that fails.
+    Fail { service: String },
     /// Events, so many.
     Records { count: u32 },
     /// Lines of one service, so many a second.
@@ -64,6 +66,7 @@ fn act(fake: &FakeControl, play: Play) -> serde_json::Value {
             let fake = fake.clone();
             std::thread::spawn(move || fake.restart(&service));
         }
+        Play::Fail { service } => return json!(fake.fail(&service).is_some()),
         Play::Records { count } => {
             for number in 0..count {
                 fake.record(Some("web"), "noted", Level::Info, Some(8), &format!("note {number}"), json!({ "number": number }));

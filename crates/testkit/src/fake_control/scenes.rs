@@ -5,7 +5,7 @@ use stayput_wire::{
     AfterStatus, ConfigOrigin, ConfigReport, ConfigSource, Connections, Evidence, Fact, Facts, FieldChange, GenerationPhase,
     GenerationStatus, HealthStatus, InstanceStatus, LastExit, Ledger, Level, ListenerOrigin, ListenerStatus, Measured, Mode, NextStep,
     Outcome, PlanReport, ProcessStatus, Sample, ServiceAction, ServiceChange, ServiceKind, ServicePhase, ServiceStatus, State, Stream,
-    Target, TrapStatus, Truth, WaitingPort,
+    Target, TrapStatus, Truth, WaitingPort, WatchStatus,
 };
 
 use super::{FakeControl, now_ms};
@@ -187,6 +187,20 @@ fn without_server(mut service: ServiceStatus, phase: ServicePhase, state: State,
     service
 }
 
+/// Held by another means, and not in every way what it was to be.
+fn with_notes(mut service: ServiceStatus) -> ServiceStatus {
+    let generation = &mut service.generations[0];
+    generation.holding = stayput_wire::Holding::Swap;
+    generation.listeners[0].origin = ListenerOrigin::Given;
+    generation.notes = vec!["memory = 256 MB is not in force: memory.max: permission denied".to_owned()];
+    let problem = Some("too many files are watched on this machine: raise fs.inotify.max_user_watches".to_owned());
+    service.watch = Some(WatchStatus { directories: 12, problem });
+    if let Some(ledger) = &mut service.ledger {
+        ledger.notes = vec!["without overlap: it wants [::]:9100, the old one has 127.0.0.1:9100".to_owned()];
+    }
+    service
+}
+
 fn ten() -> Vec<ServiceStatus> {
     let mut api = running("api", 9000, 3);
     api.after = vec![AfterStatus { service: "db".to_owned(), when: "ready".to_owned(), met: true }];
@@ -246,7 +260,7 @@ fn ten() -> Vec<ServiceStatus> {
     old.target = Target::Down;
     vec![
         api,
-        running("auth", 9100, 4),
+        with_notes(running("auth", 9100, 4)),
         backup,
         cache,
         ServiceStatus { own: true, ..running("dashboard", 5000, 2) },
