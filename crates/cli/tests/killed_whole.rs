@@ -4,10 +4,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stayput_testkit::env::{Running, TestEnv};
+use stayput_testkit::env::{Running, TestEnv, User};
 use stayput_testkit::load::Plan;
 use stayput_testkit::{both_users, process, wait};
 
@@ -25,6 +26,15 @@ fn kill_whole(parts: [u32; 3]) {
     for part in parts {
         wait::until_true("its end", PATIENCE, || !process::is_alive(part)).unwrap();
     }
+}
+
+/// The cgroup that was made for the generation of this process, where that could be done.
+fn own_cgroup(pid: u32) -> Option<PathBuf> {
+    let path = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = path.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?.to_owned();
+    path.rsplit('/').next()?.starts_with("stayput-").then(|| PathBuf::from(mount).join(path))
 }
 
 fn kill_instance(running: &Running<'_>) {
@@ -113,8 +123,13 @@ both_users! {
         let left = host.pid("worker");
         kill_whole(["guard", "keeper", "daemon"].map(|part| host.part(part)));
         assert!(process::is_alive(left), "it runs on");
+        let cgroup = own_cgroup(left);
+        assert!(cgroup.is_some() || env.user() == User::Ordinary, "root makes a cgroup for each generation");
         let host = env.host(config);
         wait::until_true("the end of what was left", PATIENCE, || !process::is_alive(left)).unwrap();
+        if let Some(cgroup) = cgroup {
+            wait::until_true("the end of its cgroup", PATIENCE, || !cgroup.exists()).unwrap();
+        }
         assert!(process::is_alive(host.pid("worker")));
         host.down();
     }

@@ -7,6 +7,7 @@ use crate::protocol::{GenerationId, Left};
 use crate::strangers;
 use crate::tree::Seen;
 use rustix::io::Errno;
+use stayput_kernel::cgroup;
 use stayput_kernel::sock_diag::Socket;
 use stayput_kernel::socket::{self, Key};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,11 @@ pub(crate) fn begin(lives: &OwnedFd, mark: &str) -> Vec<String> {
     before
 }
 
+/// What the names of a life's cgroups begin with; the number of the generation follows.
+pub(crate) fn cgroup_prefix(mark: &str) -> String {
+    format!("stayput-{mark}-")
+}
+
 /// Processes that were left, by service and generation.
 type Found = BTreeMap<(String, GenerationId), BTreeSet<Seen>>;
 
@@ -51,7 +57,9 @@ impl Keeper {
         };
         let all: Vec<Left> = found.iter().map(left).collect();
         if all.is_empty() {
-            self.state.left.clear();
+            for mark in std::mem::take(&mut self.state.left) {
+                cgroup::sweep(&cgroup_prefix(&mark));
+            }
         }
         all
     }

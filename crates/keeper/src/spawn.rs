@@ -2,6 +2,7 @@
 //! is killed in between knows what to look for.
 
 use crate::keeper::{Keeper, Source};
+use crate::left::cgroup_prefix;
 use crate::passing;
 use crate::protocol::{self, DescriptorKind, Event, ExecStage, ExitStatus, GenerationId, OutputKind, Reply, SpawnSpec, Trap};
 use crate::state::{Generation, NotifyName};
@@ -109,7 +110,7 @@ impl Keeper {
         let null = dev_null().map_err(failed("open /dev/null"))?;
 
         // Not everywhere ours to make; the cookie and the filter tell the tree without it.
-        let cgroup = Cgroup::create(&format!("stayput-{}-{}", self.state.nonce, spec.generation.0)).ok();
+        let cgroup = Cgroup::create(&format!("{}{}", cgroup_prefix(&self.state.nonce), spec.generation.0)).ok();
         let unlimited = limit(cgroup.as_ref(), &spec.limits);
         let door = cgroup.as_ref().and_then(|cgroup| cgroup.door().ok());
         self.state.generations.push(Generation {

@@ -112,6 +112,16 @@ impl Cgroup {
     }
 }
 
+/// Removes the cgroups below that of this process whose names begin so, with what is below them: what somebody who was killed left. One in which a
+/// process is left stays.
+pub fn sweep(prefix: &str) {
+    let ours = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix));
+    for directory in own_directory().iter().flat_map(|own| subdirectories(own)).filter(ours) {
+        // Empty or not: nobody waits for it.
+        let _ = remove(&directory);
+    }
+}
+
 fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
