@@ -153,8 +153,10 @@ impl Index {
             let middle = usize::midpoint(from, to);
             if older(middle) { from = middle + 1 } else { to = middle }
         }
-        // The bytes of the record before were all taken at its time, which is older; but a line may reach over the border.
-        from.checked_sub(1).and_then(|before| self.records.get(before)).map_or(0, |record| record.offset)
+        // The bytes of the record before were all taken at its time, which is older; but a line may reach over the border. A time of which no bytes came
+        // stands at the border itself, where one may begin.
+        let border = self.records.get(from).map_or(u64::MAX, |record| record.offset);
+        self.records[..from].iter().rev().map(|record| record.offset).find(|offset| *offset < border).unwrap_or(0)
     }
 }
 
@@ -186,6 +188,8 @@ mod tests {
     fn the_search_by_time_leaves_nothing_out() {
         let index = Index::parse(&bytes(&[time(0, 10), time(50, 20), time(90, 30)]));
         assert_eq!([0, 10, 11, 20, 25, 30, 31].map(|since| index.seek(since)), [0, 0, 0, 0, 50, 50, 90]);
+        let empty = Index::parse(&bytes(&[time(0, 10), time(50, 20), time(50, 30)]));
+        assert_eq!(empty.seek(25), 0, "a line that begins at 50 is not in the middle of one");
     }
 
     proptest! {

@@ -155,7 +155,7 @@ impl Reader {
             if service.seen.insert(track) {
                 let reader = TrackReader::new(Arc::clone(&service.dir), track, group);
                 let begins = reader.begins();
-                if self.query.until.is_none_or(|until| begins <= until) {
+                if self.query.until.is_none_or(|until| reader.begins_before(until)) {
                     self.slots.push(Slot { reader: Some(reader), head: None });
                     self.order.push(Reverse((begins, self.slots.len() - 1)));
                 }

@@ -101,6 +101,13 @@ impl TrackReader {
         first.and_then(|index| index.first_time()).unwrap_or(self.track.run)
     }
 
+    /// Whether any of it was taken by then: the clock may have gone back between segments.
+    pub fn begins_before(&self, until: u64) -> bool {
+        let begins =
+            |name: &SegmentName| head_of_index(&self.dir, *name).and_then(|index| index.first_time()).is_some_and(|first| first <= until);
+        self.begins() <= until || self.coming.iter().any(begins)
+    }
+
     /// Begins there; to be called before anything is read.
     ///
     /// # Errors
@@ -314,6 +321,8 @@ impl TrackReader {
         while let Some(name) = self.coming.pop_front() {
             let Some(segment) = Segment::open(&self.dir, name)? else { continue };
             self.position = self.position.max(name.base);
+            // The rest of a line that is not wanted ends where a segment begins with another.
+            self.within &= segment.index.records().is_empty() || segment.index.continues();
             self.segment = Some(segment);
             self.records = 0;
             self.told = 0;
