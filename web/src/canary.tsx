@@ -47,21 +47,26 @@ export const CanaryButton = ({ service }: { service: Service }) =>
     </button>
   ) : null;
 
+/** The share that a generation has now, if one has. */
+export function shares({ ledger }: Service) {
+  const canary = ledger?.outcome === "running" ? ledger.canary : undefined;
+  return canary && canary.lasted_ms !== null ? canary : null;
+}
+
 /** The generation that keeps its share until somebody decides, if one does. */
 export function waits(service: Service): string | null {
-  const { ledger } = service;
-  const canary = ledger?.outcome === "running" ? ledger.canary : undefined;
-  return canary && canary.for_ms === null && canary.lasted_ms !== null
-    ? `generation ${ledger!.to} has ${percent(canary.permille)} of the new connections and waits for a decision`
+  const canary = shares(service);
+  return canary && canary.for_ms === null
+    ? `generation ${service.ledger!.to} has ${percent(canary.permille)} of the new connections and waits for a decision`
     : null;
 }
 
 /** The generation that has a share now, and what is to become of it. */
 export function Decision({ service }: { service: Service }) {
   const { ledger } = service;
-  const canary = ledger?.outcome === "running" ? ledger.canary : undefined;
-  if (!canary || canary.lasted_ms === null || ledger!.to === null) return null;
-  const left = canary.for_ms === null ? null : Math.max(0, canary.for_ms - since(service, canary.lasted_ms));
+  const canary = shares(service);
+  if (!canary) return null;
+  const left = canary.for_ms === null ? null : Math.max(0, canary.for_ms - since(service, canary.lasted_ms ?? 0));
   const path = `services/${encodeURIComponent(service.name)}/decide`;
   void now.value;
   return (

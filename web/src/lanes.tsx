@@ -81,7 +81,7 @@ function labels(marks: EventRecord[], place: (mark: EventRecord) => number) {
     const width = (MARKS[mark.kind]?.length ?? 0) * 0.0085 + 0.02;
     const begin = at > 0.88 ? at - width : at;
     let row = ends.findIndex((end) => end < begin);
-    if (row < 0) row = Math.min(ends.length, 3);
+    if (row < 0) row = Math.min(ends.length, 5);
     ends[row] = begin + width;
     return { mark, at, row };
   });
@@ -107,6 +107,7 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
   const ready = at(told, "ready", told.to);
   const shared = at(told, "canary", told.to);
   const oldEnd = gone ?? end;
+  const words = labels(told.marks, (mark) => x(mark.at_ms) / WIDTH);
   const draining = service?.generations.find((one) => one.id === told.from);
   const fresh = service?.generations.find((one) => one.id === told.to);
   const names = [
@@ -144,8 +145,8 @@ function Lanes({ service, told }: { service: Service | undefined; told: Story })
           <line key={mark.cursor} class={`mark ${mark.level}`} x1={x(mark.at_ms)} x2={x(mark.at_ms)} y1={4} y2={170} />
         ))}
       </svg>
-      <div class="marks" aria-hidden="true">
-        {labels(told.marks, (mark) => x(mark.at_ms) / WIDTH).map(({ mark, at, row }) => (
+      <div class="marks" aria-hidden="true" style={{ height: `${Math.max(0, ...words.map(({ row }) => row)) * 16 + 24}px` }}>
+        {words.map(({ mark, at, row }) => (
           <span key={mark.cursor} class={`${mark.level} ${at > 0.88 ? "late" : ""}`} style={{ left: `${at * 100}%`, top: `${row * 16}px` }}>
             {MARKS[mark.kind]}
           </span>

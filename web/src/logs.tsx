@@ -296,7 +296,9 @@ export function LogView({ services: names }: { services: string }) {
   };
 
   const scrolled = () => {
-    const node = box.current!;
+    const node = box.current;
+    // The last event of a box comes when it is gone.
+    if (!node) return;
     setFollowing(node.scrollHeight - node.scrollTop - node.clientHeight < NEAR);
   };
   /** A click on the time of a line puts it into the address: a link to this line. */

@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { CanaryButton, Decision } from "./canary";
+import { CanaryButton, Decision, shares } from "./canary";
 import { Charts } from "./chart";
 import { Feed } from "./events";
 import { Icon } from "./icons";
@@ -244,7 +244,7 @@ export function Service() {
           <h1>{service.name}</h1>
           <StateBadge service={service} />
           {service.own && <span class="tag">this page</span>}
-          {!why?.includes(service.detail) && <span class="detail">{service.detail}</span>}
+          {!why?.includes(service.detail) && !shares(service) && <span class="detail">{service.detail}</span>}
         </div>
         <code class="command">{service.command}</code>
         <div class="row actions">
