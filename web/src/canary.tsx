@@ -6,7 +6,7 @@ import { Icon } from "./icons";
 import { ask, Choice, Twice, whyNot } from "./parts";
 import { act, mayAct, now } from "./state";
 import type { Service } from "./types";
-import { percent, since, span } from "./words";
+import { percent, since, span, trouble } from "./words";
 
 const SHARES = [["10", "1 %"], ["50", "5 %"], ["100", "10 %"], ["250", "25 %"], ["500", "50 %"]] as const;
 const TIMES = [["60000", "1 minute"], ["600000", "10 minutes"], ["", "until I decide"]] as const;
@@ -54,12 +54,16 @@ export function shares({ ledger }: Service) {
 }
 
 /** The generation that keeps its share until somebody decides, if one does. */
-export function waits(service: Service): string | null {
+function waits(service: Service): string | null {
   const canary = shares(service);
   return canary && canary.for_ms === null
     ? `generation ${service.ledger!.to} has ${percent(canary.permille)} of the new connections and waits for a decision`
     : null;
 }
+
+/** Why somebody should look at it, if somebody should. */
+export const needs = (service: Service): string | null =>
+  service.target === "up" || service.state === "failed" ? (trouble(service) ?? waits(service)) : null;
 
 /** The generation that has a share now, and what is to become of it. */
 export function Decision({ service }: { service: Service }) {

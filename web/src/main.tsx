@@ -2,6 +2,7 @@ import "./app.css";
 import { effect } from "@preact/signals";
 import { render } from "preact";
 import { About, Denied, setTheme, theme, ThemeButton } from "./about";
+import { needs } from "./canary";
 import { Events } from "./events";
 import { Icon, TONE_ICON, type IconName } from "./icons";
 import "./keys";
@@ -14,7 +15,7 @@ import { Ports } from "./ports";
 import { route, to } from "./route";
 import { Service } from "./service";
 import { begin, close, denied, live, lostSince, me, notes, now, pictureAt, reconnect, services, skew, upstream } from "./state";
-import { clock, rank, span, state, trouble } from "./words";
+import { clock, rank, span, state } from "./words";
 
 setTheme(theme());
 
@@ -102,13 +103,13 @@ function Page() {
 
 function title(): string {
   const { page, parts } = route.value;
-  const attention = services.value.filter((service) => service.target === "up" && trouble(service)).length;
+  const attention = services.value.filter(needs).length;
   const name = page === "s" ? parts[0] : PAGES.find(([path]) => path === page)?.[1];
   return `${attention ? `(${attention}) ` : ""}${name ?? "stayput"} · ${me.value?.instance || "stayput"}`;
 }
 
 function App() {
-  const attention = services.value.filter((service) => service.target === "up" && trouble(service)).length;
+  const attention = services.value.filter(needs).length;
   return (
     <>
       <button type="button" class="skip" onClick={() => document.querySelector<HTMLElement>("main")?.focus()}>

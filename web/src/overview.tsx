@@ -1,7 +1,7 @@
 import { signal } from "@preact/signals";
 import { Component } from "preact";
 import { useEffect } from "preact/hooks";
-import { waits } from "./canary";
+import { needs } from "./canary";
 import { Feed } from "./events";
 import { First } from "./first";
 import { sparks, want } from "./history";
@@ -13,7 +13,7 @@ import { go, route, setQuery, to } from "./route";
 import { phone, Rows } from "./rows";
 import { byName, events, gaps, live, loaded, now, services } from "./state";
 import type { Service } from "./types";
-import { bytes, connections, count, cpu, plural, port, ports, rank, short, since, span, state, trouble, when, type Tone } from "./words";
+import { bytes, connections, count, cpu, plural, port, ports, rank, short, since, span, state, when, type Tone } from "./words";
 
 /** The row that the keys have chosen. */
 export const chosen = signal("");
@@ -50,8 +50,8 @@ export const RestartButton = ({ service, shortcut }: { service: Service; shortcu
   );
 
 function Attention() {
-  const all = services.value.filter((service) => service.target === "up" || service.state === "failed").flatMap((service) => {
-    const why = trouble(service) ?? waits(service);
+  const all = services.value.flatMap((service) => {
+    const why = needs(service);
     return why ? [{ service, why }] : [];
   });
   all.sort((one, other) => rank(one.service) - rank(other.service));

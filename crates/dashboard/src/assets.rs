@@ -15,8 +15,8 @@ macro_rules! asset {
 }
 
 pub(crate) const ASSETS: &[Asset] = &[
-    asset!("app.css", "text/css; charset=utf-8", "c45dd57105320ae5"),
-    asset!("app.js", "text/javascript; charset=utf-8", "1c0257459f6342a6"),
+    asset!("app.css", "text/css; charset=utf-8", "9ac9d6ce588bd23a"),
+    asset!("app.js", "text/javascript; charset=utf-8", "17dd82bf36bb65aa"),
     asset!("icon.svg", "image/svg+xml", "1e138113a15f42c7"),
     asset!("index.html", "text/html; charset=utf-8", "33b7b58935746ba9"),
     asset!("licences.txt", "text/plain; charset=utf-8", "787d0f2d3dd97180"),
