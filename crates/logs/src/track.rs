@@ -321,8 +321,6 @@ impl TrackReader {
         while let Some(name) = self.coming.pop_front() {
             let Some(segment) = Segment::open(&self.dir, name)? else { continue };
             self.position = self.position.max(name.base);
-            // The rest of a line that is not wanted ends where a segment begins with another.
-            self.within &= segment.index.records().is_empty() || segment.index.continues();
             self.segment = Some(segment);
             self.records = 0;
             self.told = 0;
