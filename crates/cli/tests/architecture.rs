@@ -38,7 +38,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("stayput-compare", &["stayput-kernel", "stayput-ports", "stayput-load"]),
     ("stayput-testkit", &["stayput-model", "stayput-kernel", "stayput-wire", "stayput-load"]),
     ("stayput-counted", &["stayput-model", "stayput-kernel", "stayput-wire"]),
-    ("xtask", &["stayput-testkit", "stayput-logs"]),
+    ("xtask", &["stayput-testkit", "stayput-logs", "stayput-wire"]),
 ];
 
 /// Crates that are kept from what they must not do by not having the means.
