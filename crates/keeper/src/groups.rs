@@ -183,8 +183,13 @@ impl Keeper {
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut group.fillers).into_iter().partition(|(member, _)| ended(*member));
         group.fillers = kept;
         self.commit();
-        for (_, filler) in gone {
-            filler.close();
+        // In the order of the plan: with each that leaves the last one moves.
+        for step in &steps {
+            if let Step::Close(member) = step
+                && let Some((_, filler)) = gone.iter().find(|(ended, _)| ended == member)
+            {
+                filler.close();
+            }
         }
         let _ = self.carry_out(service, key, &steps, 0);
     }
