@@ -22,7 +22,7 @@ use crate::feed::{Gone, Writer, feed};
 use crate::hub::{Frame, now_ms};
 use crate::link::{Link, LinkError};
 use crate::reply::{Refused, json as json_reply};
-use crate::stream::event_stream;
+use crate::stream::{Visit, event_stream};
 
 /// Lines in one message at most.
 const BATCH: usize = 250;
@@ -179,21 +179,13 @@ pub(crate) async fn stream(
     tokio::spawn(async move {
         let _place = place;
         // The client going away is how it ends.
-        let _ = follow(&app, &writer, link, first, admitted, authorization).await;
+        let _ = follow(&app, &writer, link, first, Visit::new(admitted, authorization, HEARTBEAT)).await;
     });
     Ok(event_stream(body))
 }
 
-async fn follow(
-    app: &App,
-    writer: &Writer,
-    mut link: Link,
-    first: Option<Answer>,
-    admitted: Admitted,
-    authorization: Option<HeaderValue>,
-) -> Result<(), Gone> {
+async fn follow(app: &App, writer: &Writer, mut link: Link, first: Option<Answer>, mut visit: Visit) -> Result<(), Gone> {
     let mut ending = app.hub.ending();
-    let mut beat = tokio::time::interval(HEARTBEAT);
     let mut batch: Vec<Line> = Vec::new();
     let mut due: Option<tokio::time::Instant> = None;
     let mut answer = first;
@@ -221,6 +213,12 @@ async fn follow(
         tokio::select! {
             biased;
             () = writer.closed() => return Err(Gone),
+            stays = visit.may_stay(app) => {
+                if !stays {
+                    return writer.send(Frame::new("denied", None, &json!({ "why": "the token was replaced" })).sse).await;
+                }
+                writer.send(Bytes::from(format!(": {}\n\n", now_ms()))).await?;
+            }
             next = link.next() => match next {
                 Ok(next) => answer = Some(next),
                 Err(error) => {
@@ -232,12 +230,6 @@ async fn follow(
             () = crate::hub::ended(&mut ending) => {
                 flush(writer, &mut batch, &mut due).await?;
                 return writer.send(Frame::new("bye", None, &json!({})).sse).await;
-            }
-            _ = beat.tick() => {
-                if !app.still_admitted(admitted, authorization.as_ref()) {
-                    return writer.send(Frame::new("denied", None, &json!({ "why": "the token was replaced" })).sse).await;
-                }
-                writer.send(Bytes::from(format!(": {}\n\n", now_ms()))).await?;
             }
         }
     }

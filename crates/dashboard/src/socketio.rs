@@ -23,7 +23,7 @@ use crate::access::{Admitted, Denied, Manner, Peer};
 use crate::api::App;
 use crate::guard;
 use crate::hub::{Frame, ended, is_seen};
-use crate::stream;
+use crate::stream::{self, Visit};
 
 /// Clients at once.
 const CLIENTS: usize = 1200;
@@ -116,6 +116,9 @@ async fn serve(app: &Arc<App>, socket: &SocketRef, admitted: Admitted, auth: &Au
     app.hub.settled(stream::FIRST_PICTURE).await;
     let _ = tokio::time::timeout(stream::FIRST_PICTURE, app.hub.picture(Duration::from_secs(3))).await;
     let mut since = auth.since;
+    let header = auth.token.as_ref().and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+    let header = header.or_else(|| socket.req_parts().headers.get(header::AUTHORIZATION).cloned());
+    let mut visit = Visit::new(admitted, header, AGAIN);
     loop {
         let start = app.hub.start(since);
         send(socket, &app.hello(admitted, start.last)).await?;
@@ -134,7 +137,7 @@ async fn serve(app: &Arc<App>, socket: &SocketRef, admitted: Admitted, auth: &Au
             Some((_, None)) => {}
             None => since = since.or_else(|| app.hub.last()),
         }
-        match live(app, socket, start.live, &mut since, &mut asked, admitted, auth).await? {
+        match live(app, socket, start.live, &mut since, &mut asked, &mut visit).await? {
             Next::Again(from) => since = from,
             Next::Over => return send(socket, &Frame::new("bye", None, &json!({}))).await,
         }
@@ -147,16 +150,19 @@ async fn live(
     mut frames: tokio::sync::broadcast::Receiver<Arc<Frame>>,
     since: &mut Option<Cursor>,
     asked: &mut mpsc::Receiver<Cursor>,
-    admitted: Admitted,
-    auth: &Auth,
+    visit: &mut Visit,
 ) -> Result<Next, Gone> {
     let mut ending = app.hub.ending();
-    let mut again = tokio::time::interval(AGAIN);
-    again.tick().await;
-    let header = auth.token.as_ref().and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-    let header = header.or_else(|| socket.req_parts().headers.get(header::AUTHORIZATION).cloned());
     loop {
         tokio::select! {
+            stays = visit.may_stay(app) => {
+                if !socket.connected() {
+                    return Err(Gone);
+                }
+                if !stays {
+                    return send(socket, &Frame::new("denied", None, &json!({ "why": "the token was replaced" }))).await.and(Err(Gone));
+                }
+            }
             next = frames.recv() => match next {
                 Ok(frame) if is_seen(&frame, *since) => {}
                 Ok(frame) => {
@@ -168,14 +174,6 @@ async fn live(
             },
             Some(from) = asked.recv() => return Ok(Next::Again(Some(from))),
             () = ended(&mut ending) => return Ok(Next::Over),
-            _ = again.tick() => {
-                if !socket.connected() {
-                    return Err(Gone);
-                }
-                if !app.still_admitted(admitted, header.as_ref()) {
-                    return send(socket, &Frame::new("denied", None, &json!({ "why": "the token was replaced" }))).await.and(Err(Gone));
-                }
-            }
         }
     }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn stream(
     let authorization = headers.get(header::AUTHORIZATION).cloned();
     tokio::spawn(async move {
         // The client going away is how a stream ends.
-        let _ = serve(&app, &writer, since, admitted, authorization, watcher).await;
+        let _ = serve(&app, &writer, since, Visit::new(admitted, authorization, HEARTBEAT), watcher).await;
     });
     Ok(event_stream(body))
 }
@@ -71,18 +71,33 @@ pub(crate) fn event_stream(body: Body) -> Response<Body> {
     response
 }
 
-async fn serve(
-    app: &App,
-    writer: &Writer,
-    mut since: Option<Cursor>,
-    admitted: Admitted,
+/// Who is at the other end of a stream, and when it is looked at again whether it may stay. It lasts as long as the stream: who falls behind again and
+/// again is looked at all the same.
+pub(crate) struct Visit {
+    pub(crate) admitted: Admitted,
     authorization: Option<HeaderValue>,
-    _watcher: Watcher,
-) -> Result<(), Gone> {
+    beat: tokio::time::Interval,
+}
+
+impl Visit {
+    pub(crate) fn new(admitted: Admitted, authorization: Option<HeaderValue>, every: Duration) -> Self {
+        let beat = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        Self { admitted, authorization, beat }
+    }
+
+    /// Returns when it is time to look again, and whether it may stay. To be asked before there is something to send: a flood of that leaves no other
+    /// time.
+    pub(crate) async fn may_stay(&mut self, app: &App) -> bool {
+        self.beat.tick().await;
+        app.still_admitted(self.admitted, self.authorization.as_ref())
+    }
+}
+
+async fn serve(app: &App, writer: &Writer, mut since: Option<Cursor>, mut visit: Visit, _watcher: Watcher) -> Result<(), Gone> {
     // Once for each time that the client fell behind: it then begins again after the last event that it got.
     loop {
         let start = app.hub.start(since);
-        writer.send(app.hello(admitted, start.last).sse).await?;
+        writer.send(app.hello(visit.admitted, start.last).sse).await?;
         for frame in &start.frames {
             writer.send(frame.sse.clone()).await?;
             since = frame.cursor.or(since);
@@ -100,7 +115,7 @@ async fn serve(
             Some((_, None)) => waits = true,
             None => since = since.or_else(|| app.hub.last()),
         }
-        if !live(app, writer, start.live, &mut since, waits, admitted, authorization.as_ref()).await? {
+        if !live(app, writer, start.live, &mut since, waits, &mut visit).await? {
             return Ok(());
         }
     }
@@ -113,16 +128,20 @@ async fn live(
     mut frames: tokio::sync::broadcast::Receiver<Arc<Frame>>,
     since: &mut Option<Cursor>,
     waits: bool,
-    admitted: Admitted,
-    authorization: Option<&HeaderValue>,
+    visit: &mut Visit,
 ) -> Result<bool, Gone> {
     let mut ending = app.hub.ending();
-    let mut beat = tokio::time::interval(HEARTBEAT);
-    beat.tick().await;
     loop {
         tokio::select! {
             biased;
             () = writer.closed() => return Err(Gone),
+            stays = visit.may_stay(app) => {
+                if !stays {
+                    writer.send(Frame::new("denied", None, &json!({ "why": "the token was replaced" })).sse).await?;
+                    return Ok(false);
+                }
+                writer.send(Bytes::from(format!(": {}\n\n", now_ms()))).await?;
+            }
             next = frames.recv() => match next {
                 Ok(frame) if is_seen(&frame, *since) => {}
                 Ok(_) if waits && app.hub.last().is_some() => return Ok(true),
@@ -136,13 +155,6 @@ async fn live(
             () = crate::hub::ended(&mut ending) => {
                 writer.send(Frame::new("bye", None, &json!({})).sse).await?;
                 return Ok(false);
-            }
-            _ = beat.tick() => {
-                if !app.still_admitted(admitted, authorization) {
-                    writer.send(Frame::new("denied", None, &json!({ "why": "the token was replaced" })).sse).await?;
-                    return Ok(false);
-                }
-                writer.send(Bytes::from(format!(": {}\n\n", now_ms()))).await?;
             }
         }
     }
