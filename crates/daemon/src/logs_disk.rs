@@ -185,6 +185,9 @@ impl Reactor {
             PumpEvent::Ended(service, track) => {
                 if let Some(disk) = &self.disk {
                     disk.show.ended(&service, track);
+                    if track.run == disk.run {
+                        self.output_ended(GenerationId(track.generation));
+                    }
                 }
             }
             PumpEvent::Trouble { service, track, call, error, block } => {

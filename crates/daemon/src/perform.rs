@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How long the end waits for the last output and the last answers.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(300);
 
 impl Reactor {
     /// Does it, and returns what is known at once.

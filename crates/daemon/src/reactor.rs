@@ -81,6 +81,10 @@ pub(crate) enum Message {
     CheckHealth(GenerationId),
     /// Something happened to the logs on disk.
     Logs(stayput_logs::PumpEvent),
+    /// A stream of a generation's output is at its end.
+    OutputEnded(GenerationId),
+    /// The rest of a generation's output is not waited for any longer.
+    OutputGivenUp(GenerationId),
 }
 
 /// `SIGABRT` (asm-generic/signal.h): a wedged process may leave a core.
@@ -114,6 +118,10 @@ pub(crate) struct Output {
     pub(crate) recent: Rc<RefCell<Recent>>,
     pub(crate) readers: Vec<JoinHandle<()>>,
     pub(crate) notify: Option<AbortHandle>,
+    /// Streams of it that are not at their end.
+    pub(crate) open: usize,
+    /// Their end is not waited for: a process that goes on may have them for ever.
+    pub(crate) given_up: bool,
 }
 
 /// Everything that the daemon has.
@@ -345,6 +353,12 @@ impl Reactor {
             Message::Guard(dump) => self.guard_is(&dump),
             Message::CheckHealth(generation) => self.check_health(generation),
             Message::Logs(event) => self.logs_told(event),
+            Message::OutputEnded(generation) => self.output_ended(generation),
+            Message::OutputGivenUp(generation) => {
+                if let Some(output) = self.outputs.get_mut(&generation) {
+                    output.given_up = true;
+                }
+            }
         }
     }
 
@@ -383,7 +397,12 @@ impl Reactor {
     fn meant(&mut self, meaning: Meaning) {
         match meaning {
             Meaning::World(Event::HoldWaits { service, address, errno }) if self.hold_refused(&service, address, errno) => {}
-            Meaning::World(event) => self.step(event),
+            Meaning::World(event) => {
+                if let Event::MainExited { generation, .. } = event {
+                    self.await_last_words(generation);
+                }
+                self.step(event);
+            }
             Meaning::RestartAll => {
                 for service in self.pattern_names() {
                     self.step(Event::Restart { service });
@@ -522,10 +541,12 @@ impl Reactor {
         let Some(service) = self.world.service_of(generation) else { return };
         let (sink, notifies) = self.sink(service, generation);
         let user = service.config.user.as_ref().map(|user| user.uid);
-        let mut output = Output { recent: Rc::clone(&sink.recent), readers: Vec::new(), notify: None };
+        let given_up = service.generations.get(&generation).is_some_and(|generation| generation.main.status().is_some());
+        let mut output = Output { recent: Rc::clone(&sink.recent), readers: Vec::new(), notify: None, open: 0, given_up };
         for (kind, descriptor) in kinds.into_iter().zip(descriptors) {
             match kind {
                 DescriptorKind::Output | DescriptorKind::Error => {
+                    output.open += 1;
                     let descriptor = match self.keep(generation, kind, descriptor) {
                         Ok(place) => {
                             output.recent.replace(crate::logs::Recent::on_disk(place));
@@ -533,7 +554,12 @@ impl Reactor {
                         }
                         Err(descriptor) => descriptor,
                     };
-                    output.readers.push(tokio::task::spawn_local(crate::logs::read(descriptor, sink.clone())));
+                    let (read, to) = (crate::logs::read(descriptor, sink.clone()), self.to.clone());
+                    output.readers.push(tokio::task::spawn_local(async move {
+                        read.await;
+                        // The reactor is gone only when the daemon ends.
+                        let _ = to.send(Message::OutputEnded(generation));
+                    }));
                 }
                 DescriptorKind::Notify => {
                     let task = crate::notify::read(descriptor, generation, notifies, user, self.to.clone());

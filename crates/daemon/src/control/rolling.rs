@@ -201,7 +201,8 @@ impl Reactor {
         let Some(service) = self.world.services.get(name) else { return true };
         let Some(ledger) = self.ledger(name, id) else { return true };
         match ledger.outcome {
-            Outcome::Settled | Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => true,
+            Outcome::Settled => true,
+            Outcome::RolledBack(_) | Outcome::NotReady(_) | Outcome::Abandoned => ledger.to.is_none_or(|to| self.has_said_all(to)),
             // It has its share, and what becomes of it is for somebody to say.
             Outcome::Running if ledger.canary.is_some_and(|canary| canary.time.is_none() && canary.began.is_some()) => true,
             // It was stopped: nothing more will come of it.

@@ -4,7 +4,8 @@
 //! would leave a client waiting for ever. Notices are only what progress is told by.
 
 use super::Answers;
-use crate::reactor::Reactor;
+use crate::perform::LAST_WORDS;
+use crate::reactor::{Message, Reactor};
 use crate::say;
 use stayput_model::Notice;
 use stayput_model::event::{ExitStatus, GenerationId};
@@ -122,7 +123,8 @@ impl Reactor {
             Some(State::WaitingForPort) => !self.world.is_given_way(name),
             // It starts as soon as the others have come so far; they will not if they are stuck.
             Some(State::WaitingFor) => self.is_stuck(name, 0),
-            Some(_) | None => true,
+            Some(_) => self.newest(name).is_none_or(|newest| self.has_said_all(newest)),
+            None => true,
         })
     }
 
@@ -144,14 +146,48 @@ impl Reactor {
     pub(super) fn started(&mut self, name: &str) -> Option<StartedService> {
         let state = self.state_of(name)?;
         let detail = self.detail_of(name);
-        let service = self.world.services.get(name)?;
         let started = matches!(
             state,
             State::Running | State::Soaking | State::Restarting | State::Working | State::Scheduled | State::Done | State::Disabled
         );
-        let newest = service.generations.keys().next_back().copied().or_else(|| service.last_exit.map(|(id, _)| id));
-        let last_output = if started { Vec::new() } else { newest.map(|id| self.last_output(id)).unwrap_or_default() };
+        let last_output = if started { Vec::new() } else { self.newest(name).map(|id| self.last_output(id)).unwrap_or_default() };
         Some(StartedService { name: name.to_owned(), started, state, detail, last_output })
+    }
+
+    /// The main process of a generation has ended: what it wrote last is still on its way to us. Who waits for an answer gets it with that, but does
+    /// not wait for ever.
+    pub(crate) fn await_last_words(&mut self, generation: GenerationId) {
+        let nobody_waits = self.waiters.is_empty() && self.rollings.is_empty();
+        let Some(output) = self.outputs.get_mut(&generation) else { return };
+        if nobody_waits {
+            output.given_up = true;
+            return;
+        }
+        let to = self.to.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            // The reactor is gone only when the daemon ends.
+            let _ = to.send(Message::OutputGivenUp(generation));
+        });
+    }
+
+    fn newest(&self, name: &str) -> Option<GenerationId> {
+        let service = self.world.services.get(name)?;
+        service.generations.keys().next_back().copied().or_else(|| service.last_exit.map(|(id, _)| id))
+    }
+
+    /// A stream of its output is at its end.
+    pub(crate) fn output_ended(&mut self, generation: GenerationId) {
+        if let Some(output) = self.outputs.get_mut(&generation) {
+            output.open = output.open.saturating_sub(1);
+        }
+    }
+
+    /// A generation that runs may say more at any time; of one that has ended we have all, or as much as is waited for.
+    pub(super) fn has_said_all(&self, generation: GenerationId) -> bool {
+        let service = self.world.service_of(generation);
+        let runs = service.is_some_and(|service| service.generations.get(&generation).is_some_and(|it| it.main.status().is_none()));
+        runs || self.outputs.get(&generation).is_none_or(|output| output.open == 0 || output.given_up)
     }
 
     /// The last lines that a generation wrote.
