@@ -6,9 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use stayput_testkit::load::Plan;
-use stayput_testkit::python::server;
+use stayput_testkit::python::{Gate, server};
 use stayput_testkit::{both_users, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,15 +114,11 @@ both_users! {
     /// A bare `--port` holds all addresses; the server's own decides. What waited on ours cannot be given to it: it is reset, and counted.
     fn a_hold_wider_than_the_server_is_let_go_and_its_losses_are_counted(env) {
         let port = env.port();
-        let go = env.path("scratch").join("go").display().to_string();
-        assert!(env.as_user("mkfifo".as_ref(), [&go]).status().unwrap().success());
-        let wait = format!("open({go:?}).read()");
-        let mut running = env.run("web", &["--port", &port.to_string()], &server(env, "\"127.0.0.1\"", &wait, port));
+        let gate = Gate::new(env);
+        let mut running = env.run("web", &["--port", &port.to_string()], &server(env, "\"127.0.0.1\"", &gate.wait(), port));
         let early = wait::until("the hold", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())).unwrap();
         running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
-        // fifo(7): a writer that does not wait is let in when there is a reader.
-        let writer = || rustix::fs::open(go.as_str(), OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).map_err(|error| error.to_string());
-        drop(wait::until("a server that is about to bind", PATIENCE, writer).unwrap());
+        gate.open(PATIENCE);
         let ready = running.wait_ready();
         let notes = ready["generations"][0]["notes"].to_string();
         let wanted = format!("1 waiting connection reset: they waited on 0.0.0.0:{port}, and it listens on 127.0.0.1:{port}");
@@ -137,20 +132,18 @@ both_users! {
     /// What the server was seen to listen on is where its port is held from then on: the next one is given it, with who waits there.
     fn a_later_hold_is_as_narrow_as_the_server(env) {
         let port = env.port();
-        let go = env.path("scratch").join("go");
-        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
-        let command = server(env, "\"127.0.0.1\"", &wait, port);
-        env.file("go", "");
+        let gate = Gate::new(env);
+        let second = format!("if os.environ['STAYPUT_GENERATION'] != '1': {}", gate.wait());
+        let command = server(env, "\"127.0.0.1\"", &second, port);
         let host = env.host(&format!("[service.web]\ncommand = {command:?}\nport = {port}\n"));
         host.succeeds(&["stop", "web"]);
-        std::fs::remove_file(&go).unwrap();
         let starting = std::thread::scope(|scope| {
             let start = scope.spawn(|| host.succeeds(&["start", "web"]));
             let service = host.wait_for("web", "the hold", |service| service["held"].as_array().is_some_and(|held| !held.is_empty()));
             let held = service["held"].to_string();
             let mut early = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let wider = TcpStream::connect(("127.0.0.2", port));
-            env.file("go", "");
+            gate.open(PATIENCE);
             early.set_read_timeout(Some(PATIENCE)).unwrap();
             early.write_all(b"GET /?n=1 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
             let mut answer = String::new();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use stayput_testkit::below::{self, EINVAL, ENOSYS, EPERM, Rule, without};
 use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
-use stayput_testkit::python;
+use stayput_testkit::python::{self, Gate};
 use stayput_testkit::server::Server;
 use stayput_testkit::{assets, process, wait};
 
@@ -87,14 +87,13 @@ fn without_addfd_workers_listen() {
 fn without_addfd_who_waited_is_counted() {
     each_user(&[NO_ADDFD], |env| {
         let port = env.port();
-        let go = env.path("scratch").join("go");
-        let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)", go.display().to_string());
+        let gate = Gate::new(env);
         let declared = format!("127.0.0.1:{port}");
-        let mut running = env.run("web", &["--port", &declared], &python::server(env, "\"127.0.0.1\"", &wait, port));
+        let mut running = env.run("web", &["--port", &declared], &python::server(env, "\"127.0.0.1\"", &gate.wait(), port));
         let mut early =
             wait::until("the hold", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())).unwrap();
         running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
-        env.file("go", "");
+        gate.open(PATIENCE);
         let ready = running.wait_ready();
         let notes = ready["generations"][0]["notes"].to_string();
         let wanted = format!("what was held on {declared} could not be put in the place of the server's own socket, which took over");
@@ -155,9 +154,9 @@ fn starts_although_interrupted(env: &TestEnv, prepare: &str) {
         return;
     };
     let port = env.port();
-    let go = env.path("scratch").join("go");
-    let wait = format!("import time\nwhile not os.path.exists({:?}): time.sleep(0.01)\n", go.display().to_string());
-    let mut running = env.run("web", &QUICK, &python::server(env, "\"127.0.0.1\"", &(wait + prepare), port));
+    let gate = Gate::new(env);
+    let before = format!("if os.environ['STAYPUT_GENERATION'] == '1': {}\n{prepare}", gate.wait());
+    let mut running = env.run("web", &QUICK, &python::server(env, "\"127.0.0.1\"", &before, port));
     running.wait_for("the start", |service| service["generations"].as_array().is_some_and(|all| all.len() == 1));
     let keeper = running.part("keeper");
     let slow = ["-qq", "-o", "/dev/null", "-e", "trace=ioctl", "-e", "inject=ioctl:delay_enter=20000", "-p", &keeper.to_string()];
@@ -167,7 +166,7 @@ fn starts_although_interrupted(env: &TestEnv, prepare: &str) {
         std::fs::read_to_string(format!("/proc/{keeper}/status")).is_ok_and(|status| status.contains(&traced))
     })
     .unwrap();
-    env.file("go", "");
+    gate.open(PATIENCE);
     let ready = running.wait_ready();
     tracer.kill().unwrap();
     tracer.wait().unwrap();

@@ -20,7 +20,7 @@ const OF_LISTENERS: &str = "defer=(6, 9, 7), fastopen=(6, 23, 16), maxseg=(6, 2,
 const OF_CONNECTIONS: &str = "keepalive=(1, 9, 1), idle=(6, 4, 77), interval=(6, 5, 7), count=(6, 6, 3), nodelay=(6, 1, 1), patience=(6, 18, 9000), \
                               service=(0, 1, 16), synchronisations=(6, 7, 3)";
 
-/// Sets them before the bind, and writes down what it finds set as soon as it listens.
+/// Sets them before the bind, and writes down what it finds set as soon as it listens: it looks, because no event tells a thread of another's `listen`.
 const SET_AND_LOOK: &str = r#"
 import fcntl, time
 options = dict(OPTIONS)

@@ -1,6 +1,12 @@
 //! A server in Python whose socket a test prepares: for what no real server does on demand.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
 use crate::env::TestEnv;
+use crate::wait;
 
 /// A threaded HTTP server, whose socket `PREPARE` changes before it binds; it prints who was accepted and asked nothing.
 const SERVER: &str = r#"
@@ -31,4 +37,37 @@ while True:
 pub fn server(env: &TestEnv, host: &str, prepare: &str, port: u16) -> Vec<String> {
     let source = SERVER.replace("HOST", host).replace("PREPARE", prepare);
     vec!["python3".to_owned(), env.file("server.py", &source).display().to_string(), port.to_string()]
+}
+
+/// A fifo at which a server of the story waits before it goes on.
+#[derive(Debug)]
+pub struct Gate {
+    path: PathBuf,
+}
+
+impl Gate {
+    /// Makes it, as the user of the test.
+    ///
+    /// # Panics
+    /// When `mkfifo` fails.
+    pub fn new(env: &TestEnv) -> Self {
+        let path = env.path("scratch").join("gate");
+        let made = env.as_user("mkfifo".as_ref(), [&path]).status();
+        assert!(made.as_ref().is_ok_and(std::process::ExitStatus::success), "mkfifo: {made:?}");
+        Self { path }
+    }
+
+    /// The Python that waits at it.
+    pub fn wait(&self) -> String {
+        format!("open({:?}).read()", self.path.display().to_string())
+    }
+
+    /// Lets the one that waits go on, as soon as one does. fifo(7): a writer that does not wait is let in when there is a reader.
+    ///
+    /// # Panics
+    /// When nobody comes to wait in time.
+    pub fn open(&self, patience: Duration) {
+        let writer = || rustix::fs::open(&self.path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).map_err(|error| error.to_string());
+        drop(wait::until("a server at the gate", patience, writer).unwrap_or_else(|error| panic!("{error}")));
+    }
 }
