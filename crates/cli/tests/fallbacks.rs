@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use stayput_testkit::below::{self, EINVAL, ENOSYS, EPERM, without};
 use stayput_testkit::env::TestEnv;
-use stayput_testkit::load::Plan;
 use stayput_testkit::server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,28 +30,9 @@ fn each_user(source: &str, test: impl Fn(&TestEnv)) {
     below::each_user(Path::new(env!("CARGO_BIN_EXE_stayput")), source, test);
 }
 
-/// Restarts and a crash of a server that takes passed sockets, under load.
 fn keeps_its_port(env: &TestEnv, server: Server, holding: &str) {
     let port = env.port();
-    let options = ["--port", &format!("127.0.0.1:{port}"), "--soak", "300ms"];
-    let mut running = env.run("web", &options, &env.server(server, port));
-    running.wait_answer(port);
-    let ready = running.wait_ready();
-    assert_eq!(ready["generations"][0]["holding"], holding, "{ready:#}");
-    let load = Plan::port(port).rate(100.0).start().unwrap();
-    load.wait_ok(30, PATIENCE).unwrap();
-    for _ in 0..2 {
-        running.restart_well();
-        load.wait_ok(30, PATIENCE).unwrap();
-    }
-    load.stop().unwrap().assert_nothing_lost();
-    let crashing = Plan::port(port).clients(2).timeout(PATIENCE).start().unwrap();
-    crashing.wait_ok(20, PATIENCE).unwrap();
-    running.kill_service();
-    crashing.wait_ok(20, PATIENCE).unwrap();
-    let report = crashing.stop().unwrap();
-    assert_eq!(report.counts.refused, 0, "{report:#?}");
-    running.stop();
+    below::keeps_its_port(env, &env.server(server, port), port, holding);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use stayput_testkit::below::{self, EINVAL, ENOSYS, EPERM, Rule, without};
+use stayput_testkit::below::{self, EINVAL, ENOSYS, EPERM, Rule, keeps_its_port, without};
 use stayput_testkit::env::TestEnv;
 use stayput_testkit::load::Plan;
 use stayput_testkit::python::{self, Gate};
@@ -29,29 +29,6 @@ const NO_NETLINK: Rule<'static> = ("socket", Some((0, 16)), EPERM);
 
 fn each_user(rules: &[Rule<'_>], test: impl Fn(&TestEnv)) {
     below::each_user(Path::new(env!("CARGO_BIN_EXE_stayput")), &without(rules), test);
-}
-
-/// A held port, two restarts and a crash, under load.
-fn keeps_its_port(env: &TestEnv, command: &[String], port: u16, holding: &str) {
-    let declared = format!("127.0.0.1:{port}");
-    let mut running = env.run("web", &[&["--port", declared.as_str()][..], &QUICK[..]].concat(), command);
-    running.wait_answer(port);
-    let ready = running.wait_ready();
-    assert_eq!(ready["generations"][0]["holding"], holding, "{ready:#}\n{}", running.log());
-    let load = Plan::port(port).rate(100.0).start().unwrap();
-    load.wait_ok(30, PATIENCE).unwrap();
-    for _ in 0..2 {
-        running.restart_well();
-        load.wait_ok(30, PATIENCE).unwrap();
-    }
-    load.stop().unwrap().assert_nothing_lost();
-    let crashing = Plan::port(port).clients(2).timeout(PATIENCE).start().unwrap();
-    crashing.wait_ok(20, PATIENCE).unwrap();
-    running.kill_service();
-    crashing.wait_ok(20, PATIENCE).unwrap();
-    let report = crashing.stop().unwrap();
-    assert_eq!((report.counts.refused, report.counts.timed_out), (0, 0), "{report:#?}\n{}", running.log());
-    running.stop();
 }
 
 /// What doctor says a finding takes.

@@ -3,8 +3,10 @@
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::env::{TestEnv, User};
+use crate::load::Plan;
 
 /// Refuses some calls with an error, and becomes stayput. A rule: call, number of an argument or none, what of it has to be set, error number.
 const WITHOUT: &str = r"#!/usr/bin/env python3
@@ -70,4 +72,31 @@ pub fn each_user(stayput: &Path, source: &str, test: impl Fn(&TestEnv)) {
     for user in [User::Root, User::Ordinary].into_iter().filter(|user| user.is_possible()) {
         test(&TestEnv::new(&program, user));
     }
+}
+
+/// A held port, two restarts and a crash under load: nothing is lost in the restarts, nobody refused after the crash, and status says how it is held.
+///
+/// # Panics
+/// When it is not so.
+pub fn keeps_its_port(env: &TestEnv, command: &[String], port: u16, holding: &str) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let declared = format!("127.0.0.1:{port}");
+    let mut running = env.run("web", &["--port", &declared, "--soak", "300ms"], command);
+    running.wait_answer(port);
+    let ready = running.wait_ready();
+    assert_eq!(ready["generations"][0]["holding"], holding, "{ready:#}\n{}", running.log());
+    let load = Plan::port(port).rate(100.0).start().expect("load");
+    load.wait_ok(30, PATIENCE).expect("answers before the restarts");
+    for _ in 0..2 {
+        running.restart_well();
+        load.wait_ok(30, PATIENCE).expect("answers after a restart");
+    }
+    load.stop().expect("a report").assert_nothing_lost();
+    let crashing = Plan::port(port).clients(2).timeout(PATIENCE).start().expect("load");
+    crashing.wait_ok(20, PATIENCE).expect("answers before the crash");
+    running.kill_service();
+    crashing.wait_ok(20, PATIENCE).expect("answers after the crash");
+    let report = crashing.stop().expect("a report");
+    assert_eq!((report.counts.refused, report.counts.timed_out), (0, 0), "{report:#?}\n{}", running.log());
+    running.stop();
 }
